@@ -1,0 +1,144 @@
+"""The contract that every inference method keeps, and the two kinds of result.
+
+A method is an immutable configuration with four pure functions::
+
+    init(key, target) -> state
+    step(key, target, state, batch, t) -> (state, info)
+    terminate(state, info) -> (done, status)
+    finish(key, target, state, history) -> Draws | Approximation
+
+``init``, ``step`` and ``terminate`` are written for one chain and traced; `run` vmaps them over
+chains and owns the step number ``t``, which is never batched. ``info`` is a dictionary of arrays
+of fixed shapes and is what `run` stacks into ``history``; ``finish`` runs on the host, on all
+chains at once, with host arrays of shape ``(chain, step, ...)``. A direct solve has
+``num_steps = 0`` and does its work in ``init``.
+
+Fields that change the compiled program are ``eqx.field(static=True)``; all others (tuning targets,
+step sizes) are leaves, and traced, so that changing them compiles nothing.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from probkit.core._status import Status
+from probkit.core._target import Batch, Target
+
+#: ``info`` entries that are points of the unconstrained space, not statistics.
+POSITION = "position"
+
+
+class Inference(eqx.Module):
+    """Abstract base of all methods. See the module's text for the contract.
+
+    Final classes define the four functions and the properties below. Wrappers (`Thin`, ...) hold
+    another method and keep the same contract.
+    """
+
+    @property
+    @abc.abstractmethod
+    def chains(self) -> int:
+        """Number of independent copies that `run` makes of the state."""
+
+    @property
+    @abc.abstractmethod
+    def num_steps(self) -> int:
+        """Number of steps at the most; 0 for a direct solve."""
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Capabilities of the Target that the method cannot do without."""
+        return ("latents",)
+
+    @property
+    def batches(self) -> Batches | None:
+        """Mini-batches that each step is given, or None for the whole data."""
+        return None
+
+    @property
+    def density_only(self) -> bool:
+        """Whether traced code reaches the Target through its log density (and mini-batches) only.
+
+        Then compiled programs can be kept on disk by the density's fingerprint; see
+        `probkit.core._programs`. False is always safe.
+        """
+        return False
+
+    @property
+    def num_warmup(self) -> int:
+        """Number of leading steps that are adaptation, not draws."""
+        return 0
+
+    @abc.abstractmethod
+    def init(self, key: Array, target: Target) -> PyTree:
+        """The state of one chain before its first step (traced)."""
+
+    @abc.abstractmethod
+    def step(
+        self, key: Array, target: Target, state: PyTree, batch: Batch | None, t: Array
+    ) -> tuple[PyTree, dict[str, Array]]:
+        """One step of one chain (traced); ``t`` counts from 0 and is not batched."""
+
+    @abc.abstractmethod
+    def terminate(self, state: PyTree, info: dict[str, Array]) -> tuple[Array, Array]:
+        """Whether this chain is done, and with which `Status` code (traced)."""
+
+    @abc.abstractmethod
+    def finish(
+        self, key: np.ndarray, target: Target, state: PyTree, history: dict[str, np.ndarray]
+    ) -> Draws | Approximation:
+        """Turn the last state and the stacked infos into a result (on the host)."""
+
+
+class Batches(eqx.Module):
+    """Mini-batches without replacement along one dim: a fresh permutation every epoch.
+
+    Attributes:
+        size: rows a batch; the last incomplete batch of an epoch is dropped.
+        dim: the dim whose rows are drawn; None takes the dim of the observed variable.
+    """
+
+    size: int = eqx.field(static=True)
+    dim: str | None = eqx.field(static=True, default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws in the unconstrained space, shape ``(chain, draw, d)``, with statistics by name."""
+
+    unconstrained: np.ndarray
+    stats: dict[str, np.ndarray] = field(default_factory=dict)
+    warmup: np.ndarray | None = None
+    warmup_stats: dict[str, np.ndarray] = field(default_factory=dict)
+    status: Status = Status.OK
+
+
+@dataclass(frozen=True, eq=False)
+class Approximation:
+    """A distribution over the unconstrained space that can be sampled.
+
+    Attributes:
+        sample: ``(key, n) -> (n, d)`` unconstrained draws (traceable; ``n`` static).
+        log_density: ``(d,) -> scalar``, or None where only draws can be had.
+        draws: number of draws that stand for it in the posterior.
+        log_evidence: the method's own estimate of the log evidence, or None.
+        stats: figures of the fit by name.
+        key: what a compiled sampler may be shared by (hashable), together with ``params``.
+        params: arrays that ``sample`` and ``log_density`` take first.
+    """
+
+    sample: Callable[..., Array]
+    log_density: Callable[..., Array] | None
+    params: PyTree
+    draws: int
+    key: Any
+    log_evidence: float | None = None
+    stats: dict[str, Any] = field(default_factory=dict)
+    status: Status = Status.OK

@@ -1,0 +1,218 @@
+"""Compiled programs: built once a Program, kept on disk for the next process.
+
+Small models wait for the compiler, not for the sampler. Two caches remove that wait:
+
+* in memory, on the `Program` (so that a second fit with new data of the same shapes and a new
+  seed compiles nothing);
+* on disk, as serialised executables. A method that touches a Target through its log density only
+  is keyed by a fingerprint of the density's *lowered* program (value and gradient, constants
+  included), so that the much larger sampler around it need not even be traced. Everything else is
+  keyed by its own lowered text, which saves the compilation.
+
+The key also holds the versions of JAX and of this package (its sources), the device, the
+processor's features, the flags and the static fields of the method. The folder is
+``$PROBKIT_CACHE``, or ``probkit`` in the user's cache folder; ``PROBKIT_CACHE=off`` switches it
+off. Files are executable code: the folder is created for its owner alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from probkit.core._target import Program, Target
+from probkit.core._trees import shapes_of
+
+#: Faster to compile, measured equal to run on CPUs (see benchmarks); other platforms use defaults.
+_CPU_OPTIONS: dict[str, Any] = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_backend_optimization_level": 1,
+}
+_MAX_FILES = 200
+
+
+def compiled(
+    program: Program,
+    name: str,
+    variant: Any,
+    fn: Callable,
+    args: tuple,
+    parts: tuple | None = None,
+) -> Callable:
+    """The executable of ``fn`` for arguments shaped like ``args``; made at most once.
+
+    Args:
+        program: whose memory cache holds the executable.
+        name: what the executable is.
+        variant: hashable; what else ``fn`` depends on (with ``name`` and the shapes of ``args`` it
+            is the key in memory).
+        fn: traceable; takes and returns built-in containers of arrays.
+        args: example arguments.
+        parts: strings that determine ``fn`` completely, or None to key by its lowered text.
+    """
+    key = (name, variant, shapes_of(args), jax.config.jax_enable_x64)
+    return program.cached(key, lambda: _load_or_compile(name, fn, args, parts))
+
+
+def density_fingerprint(target: Target, batch: Any = None) -> str:
+    """A digest of the lowered value and gradient of the log density (constants included)."""
+
+    def value_and_grad(vector, arrays, rows):
+        one = Target(target.program, arrays)
+        return jax.value_and_grad(lambda v: one.flat_log_density(v, rows))(vector)
+
+    def make() -> str:
+        point = np.zeros(target.program.flat.size, target.program.dtype)
+        text = jax.jit(value_and_grad).lower(point, target.arrays, batch).as_text()
+        shapes = repr(list(target.program.shapes.items()))
+        return hashlib.sha256((shapes + text).encode()).hexdigest()
+
+    key = ("fingerprint", shapes_of((target.arrays, batch)), jax.config.jax_enable_x64)
+    return target.program.cached(key, make)
+
+
+def describe(tree: Any) -> str | None:
+    """A text that determines a tree's static half, or None where it holds unnamed objects."""
+    text = repr(jax.tree.structure(tree)) + repr(shapes_of(tree)[1])
+    return None if " at 0x" in text else text
+
+
+def _load_or_compile(name: str, fn: Callable, args: tuple, parts: tuple | None) -> Callable:
+    folder = cache_folder()
+    lowered = None
+    if folder is not None and parts is None:
+        lowered = jax.jit(fn).lower(*args)
+        parts = (lowered.as_text(),)
+    path = None
+    if folder is not None and parts is not None:
+        digest = hashlib.sha256(repr((name, parts, shapes_of(args), _environment())).encode())
+        path = folder / f"{digest.hexdigest()}.bin"
+        executable = _load(path)
+        if executable is not None:
+            return executable
+    lowered = jax.jit(fn).lower(*args) if lowered is None else lowered
+    executable = _compile(lowered)
+    if path is not None:
+        _store(path, executable)
+    return executable
+
+
+def _compile(lowered: Any) -> Callable:
+    if jax.default_backend() != "cpu":
+        return lowered.compile()
+    try:
+        return lowered.compile(compiler_options=_CPU_OPTIONS)
+    except jax.errors.JaxRuntimeError as error:
+        # A later XLA may drop an option: the defaults are slower to compile, not wrong.
+        if "compile option" not in str(error):
+            raise
+        return lowered.compile()
+
+
+def cache_folder() -> Path | None:
+    """Where serialised executables are kept, or None when that is switched off or impossible."""
+    choice = os.environ.get("PROBKIT_CACHE", "")
+    if choice.lower() in ("off", "0", "none"):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base else Path.home() / ".cache"
+    folder = Path(choice) if choice else root / "probkit"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _load(path: Path) -> Callable | None:
+    from jax.experimental import serialize_executable
+
+    try:
+        payload = path.read_bytes()
+    except OSError:
+        return None
+    try:
+        executable = serialize_executable.deserialize_and_load(*pickle.loads(payload))
+        os.utime(path)
+        return executable
+    except Exception:
+        # Written by an incompatible build, or cut short: throw it away and compile.
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _store(path: Path, executable: Any) -> None:
+    from jax.experimental import serialize_executable
+
+    try:
+        payload = pickle.dumps(serialize_executable.serialize(executable))
+    except Exception:
+        # Host callbacks and custom containers cannot be serialised; that costs a compilation
+        # in the next process and nothing else.
+        return
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
+            handle.write(payload)
+        os.replace(handle.name, path)
+        _prune(path.parent)
+    except OSError:
+        return
+
+
+def _prune(folder: Path) -> None:
+    files = sorted(folder.glob("*.bin"), key=lambda p: p.stat().st_mtime)
+    for old in files[: max(0, len(files) - _MAX_FILES)]:
+        old.unlink(missing_ok=True)
+
+
+@functools.cache
+def _package_digest() -> str:
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return hashlib.sha256(line.encode()).hexdigest()
+    except OSError:
+        pass
+    return platform.processor() + platform.machine()
+
+
+def _environment() -> tuple:
+    import blackjax
+    import jaxlib
+    import numpyro
+
+    devices = jax.devices()
+    return (
+        jax.__version__,
+        jaxlib.__version__,
+        numpyro.__version__,
+        blackjax.__version__,
+        platform.python_version(),
+        _package_digest(),
+        _processor(),
+        tuple((d.platform, d.device_kind) for d in devices),
+        os.environ.get("XLA_FLAGS", ""),
+        jax.config.jax_enable_x64,
+        jax.config.jax_default_prng_impl,
+        str(jax.config.jax_default_matmul_precision),
+    )

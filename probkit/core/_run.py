@@ -1,0 +1,388 @@
+"""The only loop in the package: a chunked, resumable loop over the steps of any method.
+
+One compiled program does up to ``capacity`` steps of all chains; how many it does in one call is an
+argument, so that a call takes about half a second whatever the model, and progress, checkpoints
+and time limits cost no compilation. Step ``t`` of chain ``c`` uses the key
+``fold_in(fold_in(key, t), c)``: draws depend neither on the chunks nor on the number of chains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from probkit.core._callbacks import Callback, Progressed
+from probkit.core._checkpoint import CheckpointFile, Snapshot
+from probkit.core._inference import Approximation, Batches, Draws, Inference
+from probkit.core._keys import key_data, step_key, wrap
+from probkit.core._programs import compiled, density_fingerprint, describe
+from probkit.core._status import Status
+from probkit.core._target import Batch, Target, requires
+from probkit.core._trees import strong
+
+_CHUNK_SECONDS = 0.5
+_CHUNK_BYTES = 64 * 2**20
+_INIT_STEP = 2**32 - 1  # the step number whose keys `init` uses; no run gets there
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What `run` returns: the method's result and how the run went.
+
+    Attributes:
+        output: `Draws` or `Approximation`.
+        status: how the run ended.
+        steps: steps done.
+        seconds: wall-clock seconds by part (``compile``, ``run``).
+        snapshot: the state to resume from.
+    """
+
+    output: Draws | Approximation
+    status: Status
+    steps: int
+    seconds: dict[str, float]
+    snapshot: Snapshot
+
+
+def run(
+    target: Target,
+    method: Inference,
+    key: Any = 0,
+    *,
+    chains: int | None = None,
+    batches: Batches | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: str | Path | Snapshot | None = None,
+) -> Run:
+    """Run a method on a target.
+
+    Args:
+        target: what to infer.
+        method: the configured method.
+        key: a typed key or a whole-number seed.
+        chains: copies of the state; the method's own number by default.
+        batches: mini-batches; the method's own by default.
+        callbacks: called after each chunk, in order; any of them may end the run.
+        resume: a checkpoint folder or a `Snapshot` to go on from.
+
+    Returns:
+        A `Run`. An interrupt (Ctrl-C) ends the run early and keeps what was computed.
+
+    Raises:
+        ValueError: the target lacks what the method requires; the checkpoint belongs to another
+            run; no chain found a starting point (with the report of ``target.check()``).
+    """
+    requires(target, type(method).__name__, method.requires)
+    if not isinstance(method, Inference):
+        raise TypeError(f"method: expected an inference method such as pk.NUTS(), found {method!r}")
+    with precision(target), _one_thread():
+        driver = _Driver(target, method, key_data(key), chains, batches, tuple(callbacks))
+        return driver.drive(resume)
+
+
+@contextlib.contextmanager
+def precision(target: Target):
+    """The target's own floating precision, whatever the caller's setting."""
+    wide = target.dtype == np.float64
+    if wide == bool(jax.config.jax_enable_x64):
+        yield
+    else:
+        with jax.enable_x64(wide):
+            yield
+
+
+def _one_thread():
+    # XLA's CPU linear algebra calls a threaded BLAS; on small matrices its threads cost far more
+    # than they give (an SVD took 1.2 s instead of 4 ms).
+    import threadpoolctl
+
+    return threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
+class _Driver:
+    """One call of `run`: builds the two programs and steps through them."""
+
+    def __init__(
+        self,
+        target: Target,
+        method: Inference,
+        key: np.ndarray,
+        chains: int | None,
+        batches: Batches | None,
+        callbacks: tuple[Callback, ...],
+    ):
+        self.target, self.method, self.key, self.callbacks = target, method, key, callbacks
+        self.chains = method.chains if chains is None else chains
+        self.batches = batches if batches is not None else method.batches
+        self.seconds = {"compile": 0.0, "run": 0.0}
+        leaves, self.treedef = jax.tree.flatten(method)
+        self.leaves = [_leaf(x, target.dtype) for x in leaves]
+        self.rows = _Rows(self.batches, target, key) if self.batches is not None else None
+        self.history: dict[str, np.ndarray] = {}
+        self.t = 0
+        self.status = Status.OK
+        self.state: PyTree = None
+
+    # -- the two programs -------------------------------------------------------------------
+
+    def _program(self, name: str, fn: Any, args: tuple) -> Any:
+        begin = time.perf_counter()
+        static = describe(self.method)
+        parts = None
+        if static is not None and self.method.density_only:
+            batch = self.rows.example() if self.rows is not None else None
+            parts = (static, density_fingerprint(self.target, batch))
+        # The method's structure (its static fields) keys the memory cache; on disk it is `parts`.
+        made = compiled(self.target.program, name, self.treedef, fn, args, parts)
+        self.seconds["compile"] += time.perf_counter() - begin
+        return made
+
+    def _traced(self, leaves: list, arrays: dict) -> tuple[Inference, Target]:
+        return jax.tree.unflatten(self.treedef, leaves), Target(self.target.program, arrays)
+
+    def _init(self, key, chains, leaves, arrays):
+        method, target = self._traced(leaves, arrays)
+        keys = jax.vmap(lambda c: step_key(wrap(key), jnp.uint32(_INIT_STEP), c))(chains)
+        return strong(jax.vmap(method.init, in_axes=(0, None))(keys, target))
+
+    def _chunk(self, key, t0, n, chains, state, leaves, arrays, rows):
+        method, target = self._traced(leaves, arrays)
+        capacity = self.capacity
+
+        @jax.jit
+        def step_all(t, state, batch):
+            keys = jax.vmap(lambda c: step_key(wrap(key), t, c))(chains)
+            step = jax.vmap(method.step, in_axes=(0, None, 0, None, None))
+            new, info = step(keys, target, state, batch, t)
+            done, status = jax.vmap(method.terminate)(new, info)
+            return new, info, jnp.all(done), status.astype(jnp.int32)
+
+        def batch_of(i):
+            if rows is None:
+                return None
+            return Batch(self.rows.dim, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
+
+        def body(carry):
+            i, state, infos, _, _ = carry
+            state, info, done, status = step_all(t0 + i, state, batch_of(i))
+            infos = jax.tree.map(lambda b, x: b.at[i].set(x), infos, info)
+            return i + 1, state, infos, done | jnp.any(status != 0), status
+
+        like = jax.eval_shape(step_all, t0, state, batch_of(0))
+        infos = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), like[1])
+        first = (jnp.int32(0), state, infos, jnp.asarray(False), jnp.zeros(like[3].shape, jnp.int32))
+        return jax.lax.while_loop(lambda c: (c[0] < n) & ~c[3], body, first)
+
+    # -- driving ----------------------------------------------------------------------------
+
+    def drive(self, resume: str | Path | Snapshot | None) -> Run:
+        ids = np.arange(self.chains, dtype=np.uint32)
+        fixed = (self.leaves, self.target.arrays)
+        init = self._program("init", self._init, (self.key, ids, *fixed))
+        snapshot = self._resume(resume)
+        key = self.key
+        begin = time.perf_counter()
+        self.state = init(key, ids, *fixed)
+        if snapshot is not None:
+            self._adopt(snapshot)
+        self.seconds["run"] += time.perf_counter() - begin
+        if self.t < self.method.num_steps:
+            self._loop(ids, fixed)
+        history = {k: v[:, : self.t] for k, v in self.history.items()}
+        state = jax.tree.map(np.asarray, self.state)
+        output = self.method.finish(self.key, self.target, state, history)
+        status = self.status if not self.status.ok else output.status
+        return Run(output, status, self.t, self.seconds, self._snapshot())
+
+    def _loop(self, ids: np.ndarray, fixed: tuple) -> None:
+        total = self.method.num_steps
+        self.capacity = self._capacity()
+        rows = None if self.rows is None else self.rows.chunk(0, self.capacity)
+        args = (self.key, np.int32(0), np.int32(0), ids, self.state, *fixed, rows)
+        chunk = self._program("chunk", self._chunk, args)
+        for callback in self.callbacks:
+            callback.start(total, self.method.num_warmup, self.t)
+        begin = time.perf_counter()
+        n = min(self.capacity, 32)
+        try:
+            while self.t < total and self.status.ok:
+                n = min(n, total - self.t)
+                rows = None if self.rows is None else self.rows.chunk(self.t, self.capacity)
+                args = (self.key, np.int32(self.t), np.int32(n), ids, self.state, *fixed, rows)
+                before = time.perf_counter()
+                taken, self.state, infos, done, codes = chunk(*args)
+                fresh = self._record(infos, int(taken))
+                elapsed = max(time.perf_counter() - before, 1e-6)
+                n = int(np.clip(n * _CHUNK_SECONDS / elapsed, 1, min(4 * n, self.capacity)))
+                self._judge(bool(done), np.asarray(codes))
+                self._call(fresh, time.perf_counter() - begin, total)
+                if bool(done):
+                    break
+        except KeyboardInterrupt:
+            self.status = Status.INTERRUPTED
+        finally:
+            self.seconds["run"] += time.perf_counter() - begin
+            for callback in self.callbacks:
+                callback.stop()
+
+    def _judge(self, done: bool, codes: np.ndarray) -> None:
+        bad = codes[codes != 0]
+        if not done or bad.size == 0:
+            return
+        self.status = Status(int(bad[0]))
+        if self.status is Status.NONFINITE and self.t <= 1 and self.method.num_steps > 1:
+            report = self.target.check(self.key)
+            raise ValueError(
+                f"{type(self.method).__name__}: no starting point with a finite log density and "
+                f"gradient was found.\n{report}"
+            )
+
+    def _record(self, infos: dict, taken: int) -> dict[str, np.ndarray]:
+        total = self.method.num_steps
+        fresh = {}
+        for name, value in infos.items():
+            host = np.moveaxis(np.asarray(value)[:taken], 0, 1)
+            store = self.history.get(name)
+            if store is None or store.shape[1] < total:
+                grown = np.zeros((self.chains, total, *host.shape[2:]), host.dtype)
+                if store is not None:
+                    grown[:, : store.shape[1]] = store
+                store = self.history[name] = grown
+            store[:, self.t : self.t + taken] = host
+            fresh[name] = host
+        self.t += taken
+        return fresh
+
+    def _call(self, fresh: dict[str, np.ndarray], seconds: float, total: int) -> None:
+        told = Progressed(
+            self.t,
+            total,
+            self.method.num_warmup,
+            seconds,
+            fresh,
+            self._snapshot,
+            done=self.t >= total or not self.status.ok,
+        )
+        for callback in self.callbacks:
+            verdict = callback(told)
+            if verdict is not None and self.status.ok and self.t < total:
+                self.status = verdict
+                told.done = True
+
+    def _capacity(self) -> int:
+        """Steps that one call can hold: 256, fewer where the infos are large."""
+        per_step = max(8 * self.chains * self.target.program.flat.size, 1)
+        fit = max(8, min(256, _CHUNK_BYTES // per_step))
+        return 2 ** (fit.bit_length() - 1)
+
+    # -- resuming ---------------------------------------------------------------------------
+
+    def _snapshot(self) -> Snapshot:
+        leaves = [np.asarray(x) for x in jax.tree.leaves(self.state)]
+        history = {k: v[:, : self.t] for k, v in self.history.items()}
+        return Snapshot(self.t, leaves, history, self.key, self._fingerprint())
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        fields = {
+            f.name: getattr(self.method, f.name)
+            for f in dataclasses.fields(self.method)
+            if f.name != "draws"
+        }
+        shapes = sorted(self.target.program.shapes.items())
+        digest.update(repr((type(self.method).__name__, fields, shapes, self.chains)).encode())
+        for leaf in jax.tree.leaves(self.target.arrays):
+            digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
+        return digest.hexdigest()
+
+    def _resume(self, resume: str | Path | Snapshot | None) -> Snapshot | None:
+        if resume is None:
+            return None
+        if isinstance(resume, Snapshot):
+            snapshot = resume
+        else:
+            snapshot = CheckpointFile(Path(resume)).read()
+        if snapshot.fingerprint != self._fingerprint():
+            raise ValueError(
+                "resume: the checkpoint belongs to another run (another model, other data, or "
+                "other settings of the method; only `draws` may differ); start afresh without "
+                "resume=, or pass what the checkpointed run was given"
+            )
+        if snapshot.t > self.method.num_steps:
+            raise ValueError(
+                f"resume: the checkpoint is at step {snapshot.t}, past the {self.method.num_steps} "
+                "steps asked for; ask for more draws"
+            )
+        return snapshot
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        leaves, treedef = jax.tree.flatten(self.state)
+        pairs = zip(leaves, snapshot.leaves, strict=True)
+        self.state = jax.tree.unflatten(treedef, [np.asarray(b, a.dtype) for a, b in pairs])
+        self.history = {k: np.array(v) for k, v in snapshot.history.items()}
+        self.key = snapshot.key
+        self.t = snapshot.t
+        for callback in self.callbacks:
+            adopt = getattr(callback, "file", None)
+            if isinstance(adopt, CheckpointFile):
+                adopt.resume_from(snapshot)
+
+
+class _Rows:
+    """Mini-batches without replacement: index arrays from a fresh permutation each epoch."""
+
+    def __init__(self, batches: Batches, target: Target, key: np.ndarray):
+        self.dim = batches.dim or _data_dim(target)
+        target.batched_dim(self.dim)
+        self.total = target.program.sizes[self.dim]
+        self.size = batches.size
+        if not 1 <= self.size <= self.total:
+            raise ValueError(
+                f"batch size: expected 1 to {self.total} (rows of dim {self.dim!r}), "
+                f"found {self.size}"
+            )
+        self.per_epoch = self.total // self.size
+        self.entropy = [int(x) for x in np.asarray(key, np.uint32)]
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def example(self) -> Batch:
+        return Batch(self.dim, np.zeros(self.size, np.int32))
+
+    def chunk(self, t: int, capacity: int) -> np.ndarray:
+        return np.stack([self._row(t + i) for i in range(capacity)])
+
+    def _row(self, t: int) -> np.ndarray:
+        epoch, position = divmod(t, self.per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng([*self.entropy, epoch])
+            self._epoch = (epoch, rng.permutation(self.total).astype(np.int32))
+        begin = position * self.size
+        return self._epoch[1][begin : begin + self.size]
+
+
+def _data_dim(target: Target) -> str:
+    for site in target.sites.values():
+        if site.kind in ("observed", "imputed") and site.dims:
+            return site.dims[0]
+    raise ValueError(
+        "mini-batches: no observed variable has a named dim to take rows of; declare it with dims="
+    )
+
+
+def _leaf(value: Any, dtype: np.dtype) -> np.ndarray:
+    """A method's number as an array of the run's dtypes."""
+    array = np.asarray(value)
+    if array.dtype.kind == "f":
+        return array.astype(dtype)
+    return array.astype(np.int32) if array.dtype.kind in "iu" else array

@@ -1,0 +1,320 @@
+"""Target: a model with data, seen as a log density over an unconstrained dictionary of arrays.
+
+A `Target` is two halves. The static half is a `Program`: it knows the sites, their shapes and how
+to evaluate them; it is hashed by identity and shared by every Target of the same model and sizes,
+so that compiled programs are shared too. The other half is a dictionary of arrays (data, positions
+of missing entries, centring weights): these are arguments of every compiled program, never
+constants in it.
+
+The log density includes the log Jacobians of the maps to the unconstrained space; ``log_prior``
+holds them, ``log_likelihood`` has none.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probkit.core._errors import listing, nearest
+from probkit.core._trees import Flat
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is known of one site before anything is computed.
+
+    Attributes:
+        name: the variable's name.
+        kind: ``latent``, ``discrete``, ``observed``, ``imputed``, ``deterministic`` or ``factor``.
+        dims: names of the value's axes (batch dims, then event dims).
+        shape: the value's shape, in the constrained space.
+        support: the distribution's support in words (``""`` where there is no distribution).
+        distribution: the distribution's name (``""`` where there is none).
+    """
+
+    name: str
+    kind: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    support: str = ""
+    distribution: str = ""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Log density terms by site at one point.
+
+    ``prior`` holds one scalar a latent site (log Jacobian included) and one a prior factor;
+    ``likelihood`` holds an array a site, in the natural shape of its terms. ``scale`` holds the
+    factor of each likelihood site under a mini-batch (rows in the data / rows in the batch).
+    """
+
+    prior: dict[str, Array]
+    likelihood: dict[str, Array]
+    scale: dict[str, float] = field(default_factory=dict)
+
+    def log_prior(self) -> Array:
+        """Sum of the prior terms."""
+        return _total(list(self.prior.values()))
+
+    def log_likelihood(self) -> Array:
+        """Sum of the likelihood terms, scaled up to the whole data set."""
+        return _total([jnp.sum(v) * self.scale.get(k, 1.0) for k, v in self.likelihood.items()])
+
+    def log_density(self) -> Array:
+        """Prior plus likelihood."""
+        return _total(
+            list(self.prior.values())
+            + [jnp.sum(v) * self.scale.get(k, 1.0) for k, v in self.likelihood.items()]
+        )
+
+
+def _total(terms: list[Array]) -> Array:
+    if not terms:
+        return jnp.zeros(())
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+class Batch(eqx.Module):
+    """Rows of one dim that a stochastic gradient uses: a dim's name and an index array."""
+
+    dim: str = eqx.field(static=True)
+    index: Array
+
+
+class Program(abc.ABC):
+    """The static half of a Target. Hashed by identity; final classes implement every method.
+
+    Attributes:
+        sites: every site by name, in the order of the graph.
+        shapes: shape of each *unconstrained* latent array by name (the density's argument).
+        sizes: size of every dim.
+        data_dims: the dims of each data array, where they are known.
+        dtype: floating dtype of the computation (``float32`` or ``float64``).
+    """
+
+    sites: dict[str, Site]
+    shapes: dict[str, tuple[int, ...]]
+    sizes: dict[str, int]
+    data_dims: dict[str, tuple[str | None, ...]]
+    dtype: np.dtype
+
+    @abc.abstractmethod
+    def evaluate(self, z: Mapping[str, Array], arrays: dict, batch: Batch | None = None) -> Terms:
+        """Log density terms at the unconstrained point ``z``."""
+
+    @abc.abstractmethod
+    def pointwise(self, z: Mapping[str, Array], values: Mapping[str, Array], arrays: dict) -> dict:
+        """Log likelihood of each observation; imputed entries are left out (NaN)."""
+
+    @abc.abstractmethod
+    def constrain(self, key: Array, z: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        """Values of all latent and deterministic sites; summed-out sites are drawn with ``key``."""
+
+    @abc.abstractmethod
+    def unconstrain(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        """The inverse of ``constrain`` on the latent sites."""
+
+    @abc.abstractmethod
+    def simulate(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        """Forward simulation of every site, with the sites in ``values`` held."""
+
+    @abc.abstractmethod
+    def score(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        """``pointwise`` given values of (some) latent sites; the others are simulated first."""
+
+    @abc.abstractmethod
+    def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
+        """One draw from the prior, in the unconstrained space."""
+
+    def __init__(self) -> None:
+        self._compiled: OrderedDict[Any, Any] = OrderedDict()
+
+    @property
+    def flat(self) -> Flat:
+        """The density's argument as one vector."""
+        return self.cached("flat", lambda: Flat(self.shapes))
+
+    def cached(self, key: Any, make: Callable[[], Any], limit: int = 64) -> Any:
+        """A compiled program (or another derived object) that lives as long as this Program."""
+        if key in self._compiled:
+            self._compiled.move_to_end(key)
+            return self._compiled[key]
+        value = make()
+        self._compiled[key] = value
+        while len(self._compiled) > limit:
+            self._compiled.popitem(last=False)
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Coordinates by dim and the caller's own data: what labels results, never what computes."""
+
+    coords: dict[str, np.ndarray] = field(default_factory=dict)
+    observed: dict[str, np.ndarray] = field(default_factory=dict)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: str | None = None
+    rebind: Callable[..., Target] | None = None
+    source: Any = None
+
+
+_NO_LABELS = Labels()
+
+
+class Target(eqx.Module):
+    """A log density over an unconstrained dictionary of arrays, and what else is known about it.
+
+    Made by ``model.bind(data)`` or by `Target.from_log_density`. All methods are pure and can be
+    traced; ``z`` is a dictionary of unconstrained arrays shaped like ``target.example``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> target = Target.from_log_density(lambda z: -0.5 * jnp.sum(z["x"] ** 2), {"x": jnp.ones(2)})
+        >>> float(target.log_density({"x": jnp.zeros(2)}))
+        -0.0
+    """
+
+    program: Program = eqx.field(static=True)
+    arrays: dict
+    labels: Labels = eqx.field(static=True, default=_NO_LABELS)
+
+    @staticmethod
+    def from_log_density(fn: Callable, example: Mapping[str, Any], data: Any = None) -> Target:
+        """A Target for a plain log density ``fn(z)``, or ``fn(z, data)`` when data are given.
+
+        Args:
+            fn: traceable; returns a scalar log density (up to a constant) of a dictionary of
+                unconstrained arrays.
+            example: a dictionary of arrays: a point, for shapes, dtype and as a starting point.
+            data: a pytree of arrays that becomes an argument of the compiled programs.
+        """
+        from probkit.core._function import function_target
+
+        return function_target(fn, example, data)
+
+    @property
+    def example(self) -> dict[str, np.ndarray]:
+        """A point: zeros of the right shapes and dtype (unconstrained)."""
+        return {k: np.zeros(s, self.program.dtype) for k, s in self.program.shapes.items()}
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """Every site by name."""
+        return self.program.sites
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Floating dtype of the computation."""
+        return self.program.dtype
+
+    @property
+    def coords(self) -> dict[str, np.ndarray]:
+        """Coordinate labels by dim."""
+        return self.labels.coords
+
+    @property
+    def num_data(self) -> int:
+        """Number of observed values (imputed ones excluded)."""
+        return sum(int(np.sum(~np.isnan(np.asarray(v, float)))) for v in self.labels.observed.values())
+
+    def without_labels(self) -> Target:
+        """The same density without labels: what compiled programs are traced with."""
+        return Target(self.program, self.arrays)
+
+    def terms(self, z: Mapping[str, Array], batch: Batch | None = None) -> Terms:
+        """Log density terms by site."""
+        return self.program.evaluate(z, self.arrays, batch)
+
+    def log_prior(self, z: Mapping[str, Array]) -> Array:
+        """Log prior density of ``z`` in the unconstrained space (log Jacobians included)."""
+        return self.terms(z).log_prior()
+
+    def log_likelihood(self, z: Mapping[str, Array], batch: Batch | None = None) -> Array:
+        """Log likelihood; with a mini-batch, an unbiased estimate of it (terms scaled up)."""
+        return self.terms(z, batch).log_likelihood()
+
+    def log_density(self, z: Mapping[str, Array], batch: Batch | None = None) -> Array:
+        """``log_prior + log_likelihood``."""
+        return self.terms(z, batch).log_density()
+
+    def flat_log_density(self, vector: Array, batch: Batch | None = None) -> Array:
+        """The log density of one flat vector of length ``target.program.flat.size``."""
+        return self.log_density(self.program.flat.unravel(vector), batch)
+
+    def per_example(self, z: Mapping[str, Array], key: Array | None = None) -> dict[str, Array]:
+        """Log likelihood of each observation, by observed site, in its natural shape."""
+        key = jax.random.key(0) if key is None else key
+        values = self.program.constrain(key, z, self.arrays)
+        return self.program.pointwise(z, values, self.arrays)
+
+    def constrain(self, z: Mapping[str, Array], key: Array | None = None) -> dict[str, Array]:
+        """Latent and deterministic sites in the model's own space."""
+        return self.program.constrain(jax.random.key(0) if key is None else key, z, self.arrays)
+
+    def unconstrain(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The unconstrained point of a dictionary of latent values (the inverse of constrain)."""
+        missing = [k for k in self.program.shapes if k not in values]
+        if missing:
+            raise ValueError(
+                f"unconstrain: expected a value for every latent site, missing {listing(missing)}."
+                f"{nearest(missing[0], values)}"
+            )
+        return self.program.unconstrain(values, self.arrays)
+
+    def predict(self, key: Array, z: Mapping[str, Array]) -> dict[str, Array]:
+        """One draw of every observed site given the latent sites at ``z``."""
+        key_latent, key_observed = jax.random.split(key)
+        values = self.program.constrain(key_latent, z, self.arrays)
+        held = {k: v for k, v in values.items() if self.sites[k].kind in HELD}
+        return self.program.simulate(key_observed, held, self.arrays)
+
+    def batched_dim(self, dim: str) -> None:
+        """Raise unless mini-batches can be taken along ``dim``."""
+        if dim not in self.program.sizes:
+            raise ValueError(
+                f"batch dim {dim!r}: this model has no such dim.{nearest(dim, self.program.sizes)} "
+                f"Its dims are {listing(self.program.sizes)}."
+            )
+
+    def check(self, key: Any = 0):
+        """The debug report: initial log density by site, non-finite terms, gradients, sizes.
+
+        See `probkit.core.TargetReport`. Costs one compilation and 20 evaluations.
+        """
+        from probkit.core._target_check import check_target
+
+        return check_target(self, key)
+
+
+HELD = frozenset({"latent", "discrete", "imputed"})
+
+
+def requires(target: Target, method: str, capabilities: tuple[str, ...]) -> None:
+    """Raise a ValueError that names the capability a method needs and the target lacks."""
+    known = {
+        "latents": (bool(target.program.shapes), "at least one unobserved continuous variable"),
+        "likelihood": (
+            any(s.kind in ("observed", "imputed") for s in target.sites.values()),
+            "an observed variable (a declared name that is found in the data)",
+        ),
+    }
+    for name in capabilities:
+        holds, words = known[name]
+        if not holds:
+            raise ValueError(
+                f"{method}: this model offers no {name!r}: the method needs {words}. "
+                f"The model's sites are {listing(target.sites)}."
+            )

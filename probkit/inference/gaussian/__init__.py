@@ -1,0 +1,1 @@
+"""Gaussian approximations and exact Gaussian solves."""

@@ -1,0 +1,65 @@
+"""A normal distribution over the unconstrained space, from its mean and precision."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probkit.core import Approximation, Status
+
+
+def sample(params: dict[str, Array], key: Array, n: int) -> Array:
+    """``n`` draws, shape ``(n, d)``: ``m + L^{-T} e`` where ``L L'`` is the precision."""
+    noise = jax.random.normal(key, (n, params["mean"].shape[0]), params["mean"].dtype)
+    solve = jax.scipy.linalg.solve_triangular
+    return params["mean"] + solve(params["tril"], noise.T, trans=1, lower=True).T
+
+
+def log_density(params: dict[str, Array], x: Array) -> Array:
+    """Log density at one point, shape ``(d,)``."""
+    white = params["tril"].T @ (x - params["mean"])
+    half_log_det = jnp.sum(jnp.log(jnp.diag(params["tril"])))
+    return half_log_det - 0.5 * x.shape[0] * math.log(2 * math.pi) - 0.5 * jnp.dot(white, white)
+
+
+def normal_approximation(
+    mean: np.ndarray,
+    precision: np.ndarray,
+    log_density_at_mean: float,
+    draws: int,
+    status: Status,
+    stats: dict[str, Any],
+) -> Approximation:
+    """The normal with this mean and precision; a precision that is not one sets the status.
+
+    Its log evidence is Laplace's, ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact
+    where the log density is quadratic.
+    """
+    size = mean.shape[0]
+    try:
+        tril = np.linalg.cholesky(precision.astype(np.float64))
+    except np.linalg.LinAlgError:
+        # The best normal there is: flat and negative directions get the curvature of the prior
+        # scale 1, and the status says so.
+        values, vectors = np.linalg.eigh(np.nan_to_num(precision.astype(np.float64)))
+        fixed = vectors @ np.diag(np.where(values > 1e-6, values, 1.0)) @ vectors.T
+        tril = np.linalg.cholesky(0.5 * (fixed + fixed.T))
+        status = Status.NOT_POSITIVE_DEFINITE
+    evidence = log_density_at_mean + 0.5 * size * math.log(2 * math.pi)
+    evidence -= float(np.sum(np.log(np.diag(tril))))
+    params = {"mean": mean, "tril": tril.astype(mean.dtype)}
+    return Approximation(
+        sample=sample,
+        log_density=log_density,
+        params=params,
+        draws=draws,
+        key="normal",
+        log_evidence=evidence,
+        stats=stats,
+        status=status,
+    )

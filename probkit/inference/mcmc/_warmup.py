@@ -1,0 +1,136 @@
+"""Warm-up of HMC kernels: dual averaging and a metric learnt in windows, inside the one loop.
+
+Stan's schedule: a fast interval (step size alone), slow windows of doubling length, at whose ends
+the metric is recomputed and dual averaging restarted, and a last fast interval. Warm-up and draws
+run the same body with the same kernel; the schedule is a handful of numbers indexed by ``t``, so
+that another number of warm-up steps compiles nothing. After warm-up the step size is the average
+of dual averaging (Hoffman and Gelman 2014, section 3.2.1).
+
+Metrics: ``diag`` and ``dense`` (Welford), ``low_rank`` (diagonal plus rank 10, minimising the
+Fisher divergence between draws and scores: Seyboldt, Carlson and Carpenter 2026, Algorithm 1).
+``auto`` is low-rank up to 1,000 dimensions and diagonal beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probkit.core import Target
+from probkit.inference.mcmc import _blackjax as bj
+from probkit.inference.mcmc._start import find_start
+
+_LOW_RANK_UP_TO = 1000
+_FIRST_STEP = 0.5
+
+State = dict[str, Any]
+Kernel = Callable[[Array, Any, Callable, Array, Any], tuple[Any, dict[str, Array]]]
+
+
+class Schedule(eqx.Module):
+    """The windows of a warm-up of a given length; all leaves, all traced."""
+
+    warmup: int
+    begin: int
+    end: int
+    ends: np.ndarray
+
+    def __init__(self, warmup: int):
+        self.warmup = warmup
+        self.begin, self.end, self.ends = bj.window_ends(warmup)
+
+
+def metric_kind(metric: str, dimension: int) -> str:
+    """What ``auto`` means for a target of this dimension."""
+    if metric != "auto":
+        return metric
+    return "low_rank" if 2 <= dimension <= _LOW_RANK_UP_TO else "diag"
+
+
+def _packed(kind: str, dimension: int) -> tuple[Any, bj.Packed]:
+    core = bj.metric_core(kind, dimension)
+    return core, bj.Packed(lambda: core.init(dimension))
+
+
+def init_state(key: Array, target: Target, metric: str, target_accept: Array) -> State:
+    """State of one chain: a starting point, dual averaging and the metric's accumulators."""
+    position, value, gradient = find_start(key, target)
+    size = position.shape[0]
+    core, packed = _packed(metric_kind(metric, size), size)
+    da_init, _ = bj.dual_averaging(target_accept)
+    averaging = da_init(jnp.asarray(_FIRST_STEP, target.dtype))
+    return {
+        "position": position,
+        "lp": value,
+        "gradient": gradient,
+        "averaging": _floats(averaging, target),
+        "metric": packed.pack(core.init(size)),
+    }
+
+
+def _floats(averaging: Any, target: Target) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(x, target.dtype) for x in averaging)
+
+
+def adapted_step(
+    key: Array,
+    target: Target,
+    state: State,
+    t: Array,
+    kernel: Kernel,
+    metric: str,
+    target_accept: Array,
+    schedule: Schedule,
+) -> tuple[State, dict[str, Array]]:
+    """One transition with the current step size and metric, and their adaptation."""
+    size = state["position"].shape[0]
+    core, packed = _packed(metric_kind(metric, size), size)
+    da_init, da_update = bj.dual_averaging(target_accept)
+    averaging = type(da_init(1.0))(*state["averaging"])
+    matrix = packed.unpack(state["metric"])
+    warming = t < schedule.warmup
+    log_step = jnp.where(warming, averaging.log_step_size, averaging.log_step_size_avg)
+    step_size = jnp.exp(log_step)
+    chain = bj.chain_state(state["position"], state["lp"], state["gradient"])
+    chain, info = kernel(
+        key, chain, target.flat_log_density, step_size, matrix.inverse_mass_matrix
+    )
+    new = {"position": chain.position, "lp": chain.logdensity, "gradient": chain.logdensity_grad}
+    # A NaN acceptance (an energy that overflowed) must shrink the step, not poison it.
+    rate = jnp.nan_to_num(info["acceptance_rate"], nan=0.0)
+
+    def learn(carry: tuple) -> tuple:
+        pairs, leaves = carry
+        pairs = _floats(da_update(type(averaging)(*pairs), rate), target)
+        slow = (t >= schedule.begin) & (t < schedule.end)
+        leaves = jax.lax.cond(slow, lambda m: _gather(core, packed, m, new), lambda m: m, leaves)
+
+        def close(c: tuple) -> tuple:
+            pairs, leaves = c
+            average = jnp.exp(type(averaging)(*pairs).log_step_size_avg)
+            return _floats(da_init(average), target), packed.pack(core.final(packed.unpack(leaves)))
+
+        return jax.lax.cond(jnp.any(schedule.ends == t), close, lambda c: c, (pairs, leaves))
+
+    carry = (state["averaging"], state["metric"])
+    pairs, leaves = jax.lax.cond(warming, learn, lambda c: c, carry)
+    info = {"position": chain.position, **info, "acceptance_rate": rate, "step_size": step_size}
+    return {**new, "averaging": pairs, "metric": leaves}, info
+
+
+def _gather(core: Any, packed: bj.Packed, leaves: tuple, new: dict[str, Array]) -> tuple:
+    return packed.pack(core.update(packed.unpack(leaves), new["position"], new["gradient"]))
+
+
+def judged(state: State) -> tuple[Array, Array]:
+    """Done, with NONFINITE, where the chain has no finite point to stand on."""
+    from probkit.core import Status
+
+    lost = ~jnp.isfinite(state["lp"])
+    return lost, jnp.where(lost, int(Status.NONFINITE), int(Status.OK)).astype(jnp.int32)

@@ -1,0 +1,270 @@
+"""What is known of each site before anything runs: found by one abstract pass over the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import biject_to
+
+from probkit.models._centring import centring_shape
+from probkit.models._graph import reaches
+from probkit.models._nodes import Deterministic, Node, RandomVariable
+from probkit.models._parameters import check_parameters, concrete, constraint_words
+from probkit.models._sites import call, check_distribution
+
+if TYPE_CHECKING:
+    from probkit.models._graph_program import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """Static facts of a site.
+
+    Attributes:
+        dims, shape: names and lengths of all axes of the value (batch, then event).
+        batch_shape: the natural batch shape.
+        discrete: whether the distribution is discrete.
+        support: the support, where its bounds are known now; else None.
+        unconstrained: shape in the unconstrained space.
+        support_size: number of values, for a discrete latent.
+        style: ``"auto"``, ``"noncentred"`` or ``""`` (as declared).
+        centring: shape of the centring choice.
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    batch_shape: tuple[int, ...] = ()
+    distribution: str = ""
+    discrete: bool = False
+    support: Any = None
+    support_words: str = ""
+    unconstrained: tuple[int, ...] = ()
+    support_size: int = 0
+    style: str = ""
+    centring: tuple[int, ...] = ()
+
+
+def inspect_sites(
+    plan: Plan, columns: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
+) -> dict[str, Facts]:
+    """Facts of every site. Columns are concrete in this pass, random variables abstract.
+
+    Raises:
+        ValueError, TypeError: a function fails, a shape does not fit its dims, a known parameter
+            lies outside its constraint, a discrete latent cannot be summed out.
+    """
+    facts: dict[str, Facts] = {}
+    pass_ = _Pass(plan, columns, values, facts)
+    jax.eval_shape(pass_.walk, jax.ShapeDtypeStruct((), np.dtype(plan.dtype)))
+    return facts
+
+
+class _Pass:
+    def __init__(self, plan: Plan, columns: Mapping, values: Mapping, facts: dict[str, Facts]):
+        self.plan, self.columns, self.values, self.facts = plan, columns, values, facts
+        self.hierarchical = _hierarchical(plan)
+
+    def walk(self, zero: Any) -> Any:
+        env: dict[str, Any] = {}
+        for name, node in self.plan.nodes.items():
+            result = call(name, node, self.arguments(node, env))
+            if isinstance(node, RandomVariable):
+                env[name] = self.variable(name, node, result, zero)
+            elif isinstance(node, Deterministic) and node.hidden:
+                env[name] = result
+            else:
+                env[name] = self.value(name, node, result)
+        return zero
+
+    def arguments(self, node: Node, env: Mapping[str, Any]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for parent in node.parents:
+            if parent in node.sizes:
+                out[parent] = self.plan.sizes[node.sizes[parent]]
+            elif parent in self.plan.nodes:
+                out[parent] = env[parent]
+            elif parent in self.columns:
+                out[parent] = self.columns[parent]
+            elif parent in self.plan.sizes and parent not in node.optional:
+                out[parent] = self.plan.sizes[parent]
+        return out
+
+    def value(self, name: str, node: Node, result: Any) -> Any:
+        try:
+            array = jnp.asarray(result)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"site {name!r}: expected its function to return an array, "
+                f"found {type(result).__name__}; return numbers"
+            ) from None
+        dims = node.dims
+        if dims:
+            wanted = tuple(self.plan.sizes[d] for d in dims)
+            if array.shape != wanted:
+                raise ValueError(
+                    f"site {name!r}: expected a value of shape {wanted} for dims {dims}, found "
+                    f"{array.shape}; change dims, or the function's result"
+                )
+        else:
+            dims = tuple(f"{name}_dim_{i}" for i in range(array.ndim))
+        self.facts[name] = Facts(dims, tuple(array.shape))
+        return result
+
+    def variable(self, name: str, node: RandomVariable, d: Any, zero: Any) -> Any:
+        check_distribution(name, d)
+        check_parameters(f"site {name!r}", d)
+        batch = self.batch_shape(name, node, d)
+        event = tuple(d.event_shape)
+        dims = self.dims(name, node, batch, event)
+        shape = batch + event
+        discrete = bool(d.is_discrete)
+        observed = name in self.values
+        if observed and self.values[name].shape != shape:
+            raise ValueError(
+                f"site {name!r}: expected data of shape {shape} for dims {dims}, found "
+                f"{self.values[name].shape}; reshape the data, or mend dims= / event_dims="
+            )
+        style, centring = "", ()
+        unconstrained, size = shape, 0
+        if not observed and discrete:
+            size = _support_size(name, d)
+        elif not observed:
+            style, centring = self.style(name, d, shape, batch)
+            if not style:
+                unconstrained = _unconstrained_shape(name, d, shape)
+        self.facts[name] = Facts(
+            dims,
+            shape,
+            batch,
+            _name(d),
+            discrete,
+            d.support if concrete(d.support) else None,
+            constraint_words(d.support),
+            unconstrained,
+            size,
+            style,
+            centring,
+        )
+        kind = jnp.result_type(int) if discrete else zero.dtype
+        return jnp.zeros(shape, kind) + zero.astype(kind)
+
+    def batch_shape(self, name: str, node: RandomVariable, d: Any) -> tuple[int, ...]:
+        own = tuple(d.batch_shape)
+        if node.dims:
+            wanted = tuple(self.plan.sizes[k] for k in node.dims)
+        elif name in self.values:
+            value = self.values[name]
+            wanted = value.shape[: value.ndim - d.event_dim]
+        else:
+            return own
+        try:
+            fits = np.broadcast_shapes(own, wanted) == wanted
+        except ValueError:
+            fits = False
+        if not fits:
+            what = f"dims {node.dims} of sizes {wanted}" if node.dims else f"data of shape {wanted}"
+            hint = ""
+            if own and d.event_dim == 0 and len(own) > len(wanted):
+                hint = " (is one of its axes missing from dims?)"
+            raise ValueError(
+                f"site {name!r}: expected a {_name(d)} whose batch shape fits {what}, found batch "
+                f"shape {own}{hint}; change dims, or index or broadcast the parents inside the "
+                "function (u[:, None] + w)"
+            )
+        return wanted
+
+    def dims(
+        self, name: str, node: RandomVariable, batch: tuple, event: tuple
+    ) -> tuple[str, ...]:
+        first = node.dims or tuple(f"{name}_dim_{i}" for i in range(len(batch)))
+        last = node.event_dims
+        if last and len(last) != len(event):
+            raise ValueError(
+                f"site {name!r}: event_dims {last} name {len(last)} axes, but one draw of its "
+                f"distribution has shape {event}; axes that repeat a scalar distribution belong "
+                "into dims"
+            )
+        if not last:
+            begin = 0 if node.dims else len(batch)
+            last = tuple(f"{name}_dim_{begin + i}" for i in range(len(event)))
+        for dim, size in zip(node.event_dims, event, strict=False):
+            known = self.plan.sizes.get(dim, size)
+            if known != size:
+                raise ValueError(
+                    f"site {name!r}: its event dim {dim!r} has length {size}, but dim {dim!r} has "
+                    f"{known} elsewhere; make the two agree"
+                )
+        return first + last
+
+    def style(self, name: str, d: Any, shape: tuple, batch: tuple) -> tuple[str, tuple]:
+        wanted = self.plan.style.get(name, self.plan.style.get("", "auto"))
+        if self._mixed(name):
+            # The map from z would differ from one value of the discrete variable to the next.
+            return "", ()
+        if wanted in ("off", "centred"):
+            return "", ()
+        found = centring_shape(d, shape, batch)
+        if found is None:
+            if wanted == "noncentred" and name in self.plan.style:
+                raise ValueError(
+                    f"site {name!r}: {_name(d)} has no location and scale to take out; "
+                    "leave it out of reparam="
+                )
+            return "", ()
+        if wanted == "auto" and name not in self.hierarchical:
+            return "", ()
+        if wanted == "noncentred" and name not in self.hierarchical and name not in self.plan.style:
+            return "", ()
+        return wanted, found
+
+    def _mixed(self, name: str) -> bool:
+        """Whether the site's distribution depends on a discrete latent."""
+        nodes = self.plan.nodes
+        discrete = [k for k, f in self.facts.items() if f.discrete and k not in self.values]
+        stop = [k for k, n in nodes.items() if isinstance(n, RandomVariable)]
+        return name in reaches(discrete, nodes, stop)
+
+
+def _hierarchical(plan: Plan) -> set[str]:
+    """Unobserved variables whose distribution depends on other unobserved, continuous ones."""
+    nodes = plan.nodes
+    latent = [k for k, n in nodes.items() if isinstance(n, RandomVariable) and k not in plan.observed]
+    return reaches(latent, nodes, [k for k, n in nodes.items() if isinstance(n, RandomVariable)])
+
+
+def _name(d: Any) -> str:
+    base = d
+    while type(base).__name__ in ("ExpandedDistribution", "Independent", "MaskedDistribution"):
+        base = base.base_dist
+    return type(base).__name__
+
+
+def _unconstrained_shape(name: str, d: Any, shape: tuple) -> tuple[int, ...]:
+    try:
+        return tuple(biject_to(d.support).inverse_shape(shape))
+    except NotImplementedError:
+        raise ValueError(
+            f"site {name!r}: no map from the reals onto the support of {_name(d)} "
+            f"({constraint_words(d.support)}) is known; choose a distribution with a support that "
+            "NumPyro's biject_to knows"
+        ) from None
+
+
+def _support_size(name: str, d: Any) -> int:
+    if getattr(d, "has_enumerate_support", False) and not d.event_shape:
+        try:
+            return int(d.enumerate_support(expand=False).shape[0])
+        except Exception as error:
+            reason = f"its support is not known before the run ({type(error).__name__})"
+    else:
+        reason = "its support is unbounded or has several axes"
+    raise ValueError(
+        f"site {name!r}: the discrete {_name(d)} is not observed and cannot be summed out, since "
+        f"{reason}; expected a discrete latent with finitely many values such as Categorical or "
+        "Bernoulli: replace it by one, marginalise by hand, or use a continuous relaxation"
+    )

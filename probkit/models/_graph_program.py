@@ -1,0 +1,473 @@
+"""The static half of a declared Model's Target: its graph, evaluated in natural shapes.
+
+Sites are visited in the order of the graph. A site's function is called with its parents' values,
+each in the shape of its own dims; the distribution it returns is evaluated at the site's value.
+Latent values come from the unconstrained space through ``biject_to(support)``,
+
+    log p(z) = sum_s log p(x_s | parents) + log |dx_s / dz_s|,    x_s = T_s(z_s),
+
+or, for a location-scale site with a centring choice, through `probkit.models._centring`. Discrete
+latents are summed out by `probkit.models._enumerate`. There are no plates and no handlers: dims
+with their sizes say what repeats. The cost is that of the functions themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import IdentityTransform
+
+from probkit.core import Batch, Program, Site, Terms
+from probkit.models._centring import centre, decentre
+from probkit.models._enumerate import Enumeration
+from probkit.models._facts import Facts, inspect_sites
+from probkit.models._nodes import Deterministic, Factor, Node, RandomVariable
+from probkit.models._observed import as_observed
+from probkit.models._sites import call, check_distribution
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a program is compiled for: the graph, sizes, names, shapes and dtypes; never values."""
+
+    nodes: dict[str, Node]
+    sizes: dict[str, int]
+    columns: dict[str, tuple]
+    data_dims: dict[str, tuple[str | None, ...]]
+    observed: dict[str, tuple]
+    missing: dict[str, int]
+    style: dict[str, str]
+    dtype: str
+
+    def key(self) -> tuple:
+        """Hashable; the model itself is not in it, since each model keeps its own programs."""
+        return tuple(
+            tuple(sorted((k, v) for k, v in part.items()))
+            for part in (self.sizes, self.columns, self.observed, self.missing, self.style)
+        ) + (tuple(sorted((k, str(v)) for k, v in self.data_dims.items())), self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The arrays of one evaluation: all rows, or a mini-batch of them along one dim."""
+
+    data: dict[str, Array]
+    observed: dict[str, Array]
+    index: dict[str, Array]
+    centred: dict[str, Array]
+    sizes: dict[str, int]
+    batch: Batch | None = None
+    factor: float = 1.0
+
+    def rows(self, value: Array, dims: tuple[str | None, ...]) -> Array:
+        """The rows of the batch of an array with these dims."""
+        if self.batch is None or self.batch.dim not in dims:
+            return value
+        return jnp.take(value, self.batch.index, axis=dims.index(self.batch.dim))
+
+    def scale(self, dims: tuple[str, ...]) -> float:
+        """Rows in the data / rows in the batch, for a site with these dims."""
+        return self.factor if self.batch is not None and self.batch.dim in dims else 1.0
+
+
+def missing_dim(name: str, dims: tuple[str, ...]) -> str:
+    """The dim of the imputed entries of a variable: ``y_missing_obs``."""
+    return "_".join((name, "missing", *dims))
+
+
+class GraphProgram(Program):
+    """See the module's text. Built by `bind`; hashed by identity."""
+
+    def __init__(self, plan: Plan, columns: dict, values: dict, missing: dict):
+        super().__init__()
+        self.plan = plan
+        self.nodes = plan.nodes
+        self.sizes = dict(plan.sizes)
+        self.data_dims = plan.data_dims
+        self.dtype = np.dtype(plan.dtype)
+        self.facts: dict[str, Facts] = inspect_sites(plan, columns, values)
+        self.masks = {k: v.ndim for k, v in missing.items()}
+        for name, facts in self.facts.items():
+            for dim, size in zip(facts.dims, facts.shape, strict=True):
+                known = self.sizes.setdefault(dim, size)
+                if known != size:
+                    raise ValueError(
+                        f"site {name!r}: its axis {dim!r} has length {size}, expected {known}; "
+                        "make the distribution's shape agree with the dim"
+                    )
+        self.discrete = tuple(
+            k for k, f in self.facts.items() if f.discrete and k not in plan.observed
+        )
+        self.imputed = {
+            k: n for k, n in plan.missing.items() if not self.facts[k].discrete
+        }
+        self.sites = self._describe()
+        self.shapes = {
+            k: f.unconstrained for k, f in self.facts.items() if k not in plan.observed
+            and not f.discrete
+        }
+        self.shapes.update({f"{k}_missing": (n,) for k, n in self.imputed.items()})
+        self.enumeration = Enumeration(self) if self.discrete else None
+
+    # -- what there is ----------------------------------------------------------------------
+
+    def _describe(self) -> dict[str, Site]:
+        sites = {}
+        for name, node in self.nodes.items():
+            if isinstance(node, RandomVariable):
+                f = self.facts[name]
+                kind = "discrete" if f.discrete else "latent"
+                kind = "observed" if name in self.plan.observed else kind
+                sites[name] = Site(name, kind, f.dims, f.shape, f.support_words, f.distribution)
+                if name in self.imputed:
+                    own, dim = f"{name}_missing", missing_dim(name, f.dims)
+                    shape = (self.imputed[name],)
+                    self.sizes[dim] = shape[0]
+                    sites[own] = Site(own, "imputed", (dim,), shape, f.support_words, "")
+            elif isinstance(node, Deterministic) and not node.hidden:
+                f = self.facts[name]
+                sites[name] = Site(name, "deterministic", f.dims, f.shape)
+            elif isinstance(node, Factor):
+                kind = "observed" if node.likelihood else "factor"
+                f = self.facts[name]
+                sites[name] = Site(name, kind, f.dims, f.shape, "", "factor")
+        return sites
+
+    def pack(self, columns: dict, values: dict, missing: dict) -> dict:
+        """The dynamic half of a Target: host arrays in the computation's dtypes."""
+        arrays: dict[str, Any] = {
+            "data": dict(columns),
+            "observed": {k: as_observed(v, self.facts[k].discrete) for k, v in values.items()},
+            "index": {},
+            "masked": {},
+            "centred": {},
+        }
+        for name, mask in missing.items():
+            arrays["masked"][name] = np.asarray(mask)
+            if name in self.imputed:
+                arrays["index"][name] = np.flatnonzero(mask).astype(np.int32)
+        for name in self.centring_sites:
+            arrays["centred"][name] = np.ones(self.facts[name].centring, bool)
+        return arrays
+
+    @property
+    def centring_sites(self) -> tuple[str, ...]:
+        """Sites whose centring is a traced choice."""
+        return tuple(k for k, f in self.facts.items() if f.style == "auto")
+
+    # -- walking the graph ------------------------------------------------------------------
+
+    def view(self, arrays: dict, batch: Batch | None = None) -> View:
+        """The arrays of an evaluation; with a batch, its rows."""
+        plain = View(
+            arrays["data"], arrays["observed"], arrays["index"], arrays["centred"], self.sizes
+        )
+        if batch is None:
+            return plain
+        self._check_batch(batch.dim)
+        rows = batch.index.shape[0]
+        part = View(
+            plain.data, {}, {}, {}, {**self.sizes, batch.dim: rows}, batch,
+            self.sizes[batch.dim] / rows,
+        )
+        data = {k: part.rows(v, self.data_dims[k]) for k, v in plain.data.items()}
+        observed = {k: part.rows(v, self.facts[k].dims) for k, v in plain.observed.items()}
+        centred = {k: part.rows(v, self.facts[k].dims) for k, v in plain.centred.items()}
+        return View(
+            data, observed, {}, centred, part.sizes, batch, part.factor
+        )
+
+    def _check_batch(self, dim: str) -> None:
+        if self.imputed or self.discrete:
+            raise ValueError(
+                "mini-batches: a model with imputed entries or summed-out variables needs all of "
+                "its rows; fill the holes, or use a method without mini-batches"
+            )
+        unnamed = [
+            k
+            for k, axes in self.data_dims.items()
+            if None in axes and self.sizes[dim] in self.plan.columns.get(k, ((),))[0]
+        ]
+        if unnamed:
+            raise ValueError(
+                f"mini-batches along {dim!r}: it is not known which axis of data {unnamed[0]!r} "
+                f"are its rows; name them with dims={{{unnamed[0]!r}: (...)}}"
+            )
+
+    def arguments(self, name: str, env: Mapping[str, Any], view: View) -> dict[str, Any]:
+        """The values of a node's parents: variables, columns, or (full) dim sizes."""
+        node = self.nodes[name]
+        out: dict[str, Any] = {}
+        for parent in node.parents:
+            if parent in node.sizes:
+                out[parent] = self.sizes[node.sizes[parent]]
+            elif parent in self.nodes:
+                out[parent] = env[parent]
+            elif parent in view.data:
+                out[parent] = view.data[parent]
+            elif parent in self.sizes and parent not in node.optional:
+                out[parent] = self.sizes[parent]
+        return out
+
+    def distribution(self, name: str, env: Mapping[str, Any], view: View) -> Any:
+        """The distribution of a site given its parents, as its function returns it."""
+        d = call(name, self.nodes[name], self.arguments(name, env, view))
+        check_distribution(name, d)
+        return d
+
+    def batch_shape(self, name: str, view: View) -> tuple[int, ...]:
+        """The natural batch shape of a site under a view."""
+        f = self.facts[name]
+        dims = f.dims[: len(f.batch_shape)]
+        return tuple(view.sizes[d] for d in dims)
+
+    def latent(self, name: str, d: Any, z: Array, view: View) -> tuple[Array, Array]:
+        """Value of a continuous latent and its log density terms, Jacobian included."""
+        f = self.facts[name]
+        if f.style in ("auto", "noncentred"):
+            weight = view.centred[name] if f.style == "auto" else False
+            return centre(d, z, weight)
+        transform = biject_to(d.support)
+        if isinstance(transform, IdentityTransform):
+            return z, d.log_prob(z)
+        value = transform(z)
+        return value, d.log_prob(value) + transform.log_abs_det_jacobian(z, value)
+
+    def filled(self, name: str, missing: Array | None, view: View) -> Array:
+        """An observed value with its imputed entries put in."""
+        value = view.observed[name]
+        if missing is None:
+            return value
+        flat = value.reshape(-1).at[view.index[name]].set(missing)
+        return flat.reshape(value.shape)
+
+    def imputed_value(self, name: str, d: Any, z: Array, view: View) -> tuple[Array, Array]:
+        """Imputed entries in the model's space, and their log Jacobian."""
+        support = d.support
+        while getattr(support, "base_constraint", None) is not None:
+            support = support.base_constraint
+        shape = self.facts[name].shape
+        index = view.index[name]
+
+        def pick(bound: Any) -> Any:
+            return jnp.broadcast_to(bound, shape).reshape(-1)[index] if np.ndim(bound) else bound
+
+        transform = biject_to(jax.tree.map(pick, support))
+        value = transform(z)
+        return value, jnp.sum(transform.log_abs_det_jacobian(z, value))
+
+    def observed_terms(self, name: str, d: Any, value: Array, arrays: dict) -> tuple[Array, Array]:
+        """Log density terms of an observed site, split into seen and missing entries."""
+        terms = d.log_prob(value)
+        if name not in arrays["masked"]:
+            return terms, jnp.zeros((), self.dtype)
+        mask = arrays["masked"][name]
+        terms = jnp.broadcast_to(terms, self.facts[name].batch_shape)
+        extra = tuple(range(terms.ndim, mask.ndim))
+        mask = mask.any(axis=extra) if extra else mask
+        return jnp.where(mask, 0.0, terms), jnp.sum(jnp.where(mask, terms, 0.0))
+
+    # -- the contract of Program ------------------------------------------------------------
+
+    def evaluate(self, z: Mapping[str, Array], arrays: dict, batch: Batch | None = None) -> Terms:
+        view = self.view(arrays, batch)
+        if self.enumeration is not None:
+            return self.enumeration.terms(z, arrays, view)
+        env: dict[str, Any] = {}
+        terms = Terms({}, {}, {})
+        for name, node in self.nodes.items():
+            if isinstance(node, RandomVariable):
+                self._visit(name, env, z, arrays, view, terms)
+            elif isinstance(node, Deterministic):
+                env[name] = call(name, node, self.arguments(name, env, view))
+            else:
+                self._add_factor(name, call(name, node, self.arguments(name, env, view)), view, terms)
+        return terms
+
+    def _visit(self, name: str, env: dict, z: Any, arrays: dict, view: View, terms: Terms) -> None:
+        d = self.distribution(name, env, view)
+        dims = self.facts[name].dims
+        if name not in self.plan.observed:
+            own = view.rows(z[name], dims)
+            env[name], lp = self.latent(name, d, own, view)
+            terms.prior[name] = jnp.sum(lp) * view.scale(dims)
+            return
+        missing = None
+        if name in self.imputed:
+            own = f"{name}_missing"
+            missing, jacobian = self.imputed_value(name, d, z[own], view)
+        env[name] = self.filled(name, missing, view)
+        seen, unseen = self.observed_terms(name, d, env[name], arrays)
+        terms.likelihood[name] = seen
+        terms.scale[name] = view.scale(dims)
+        if missing is not None:
+            terms.prior[f"{name}_missing"] = unseen + jacobian
+
+    def _add_factor(self, name: str, value: Any, view: View, terms: Terms) -> None:
+        dims = self.facts[name].dims
+        if self.nodes[name].likelihood:  # type: ignore[attr-defined]
+            terms.likelihood[name] = jnp.asarray(value)
+            terms.scale[name] = view.scale(dims)
+        else:
+            terms.prior[name] = jnp.sum(value) * view.scale(dims)
+
+    def constrain(self, key: Array, z: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        view = self.view(arrays)
+        chosen: dict[str, Array] = {}
+        if self.enumeration is not None:
+            chosen = self.enumeration.draw(key, z, arrays, view)
+        env, out = self.environment(z, view, chosen)
+        return {k: out[k] for k in self.sites if k in out}
+
+    def environment(
+        self, z: Mapping[str, Array], view: View, chosen: Mapping[str, Array]
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Values of all sites at an unconstrained point (and of those that are reported)."""
+        env: dict[str, Any] = {}
+        out: dict[str, Array] = {}
+        for name, node in self.nodes.items():
+            if isinstance(node, Deterministic):
+                env[name] = call(name, node, self.arguments(name, env, view))
+                if not node.hidden:
+                    out[name] = jnp.asarray(env[name])
+            elif isinstance(node, RandomVariable):
+                if name in chosen:
+                    env[name] = out[name] = chosen[name]
+                elif name in self.plan.observed:
+                    missing = None
+                    if name in self.imputed:
+                        d = self.distribution(name, env, view)
+                        own = f"{name}_missing"
+                        missing, _ = self.imputed_value(name, d, z[own], view)
+                        out[own] = missing
+                    env[name] = self.filled(name, missing, view)
+                else:
+                    d = self.distribution(name, env, view)
+                    env[name], _ = self.latent(name, d, z[name], view)
+                    out[name] = jnp.broadcast_to(env[name], self.facts[name].shape)
+        return env, out
+
+    def unconstrain(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        view = self.view(arrays)
+        env: dict[str, Any] = {}
+        out: dict[str, Array] = {}
+        for name, node in self.nodes.items():
+            if isinstance(node, Deterministic):
+                env[name] = call(name, node, self.arguments(name, env, view))
+            elif isinstance(node, RandomVariable):
+                f = self.facts[name]
+                if name in self.discrete:
+                    env[name] = jnp.asarray(values.get(name, jnp.zeros(f.shape, int)))
+                    continue
+                d = self.distribution(name, env, view)
+                if name in self.plan.observed:
+                    missing = None
+                    if name in self.imputed:
+                        own = f"{name}_missing"
+                        missing = jnp.asarray(values[own], self.dtype)
+                        support = d.support
+                        while getattr(support, "base_constraint", None) is not None:
+                            support = support.base_constraint
+                        out[own] = biject_to(support)._inverse(missing)
+                    env[name] = self.filled(name, missing, view)
+                    continue
+                value = jnp.broadcast_to(jnp.asarray(values[name], self.dtype), f.shape)
+                env[name] = value
+                if f.style in ("auto", "noncentred"):
+                    weight = view.centred[name] if f.style == "auto" else False
+                    out[name] = decentre(d, value, weight)
+                else:
+                    out[name] = biject_to(d.support)._inverse(value)
+        return out
+
+    def simulate(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        view = self.view(arrays)
+        env: dict[str, Any] = {}
+        out: dict[str, Array] = {}
+        for i, (name, node) in enumerate(self.nodes.items()):
+            if isinstance(node, Deterministic):
+                env[name] = call(name, node, self.arguments(name, env, view))
+                if not node.hidden:
+                    out[name] = jnp.asarray(env[name])
+            elif isinstance(node, RandomVariable):
+                if name in values:
+                    env[name] = values[name]
+                    continue
+                d = self.distribution(name, env, view)
+                batch = self.batch_shape(name, view)
+                d = d if d.batch_shape == batch else d.expand(batch)
+                out[name] = d.sample(jax.random.fold_in(key, i))
+                env[name] = out[name]
+                if name in self.plan.observed:
+                    # Children of an observed variable see what was observed, not a replicate.
+                    env[name] = self.filled(name, values.get(f"{name}_missing"), view)
+        return out
+
+    def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
+        view = self.view(arrays)
+        env: dict[str, Any] = {}
+        out: dict[str, Array] = {}
+        for i, (name, node) in enumerate(self.nodes.items()):
+            own_key = jax.random.fold_in(key, i)
+            if isinstance(node, Deterministic):
+                env[name] = call(name, node, self.arguments(name, env, view))
+            elif isinstance(node, RandomVariable) and name in self.plan.observed:
+                missing = None
+                if name in self.imputed:
+                    own = f"{name}_missing"
+                    out[own] = jax.random.uniform(own_key, self.shapes[own], self.dtype, -2, 2)
+                    d = self.distribution(name, env, view)
+                    missing, _ = self.imputed_value(name, d, out[own], view)
+                env[name] = self.filled(name, missing, view)
+            elif isinstance(node, RandomVariable) and name in self.discrete:
+                d = self.distribution(name, env, view)
+                env[name] = d.expand(self.facts[name].batch_shape).sample(own_key)
+            elif isinstance(node, RandomVariable):
+                shape = self.shapes[name]
+                out[name] = jax.random.uniform(own_key, shape, self.dtype, -2.0, 2.0)
+                d = self.distribution(name, env, view)
+                env[name], _ = self.latent(name, d, out[name], view)
+        return out
+
+    def pointwise(self, z: Mapping[str, Array], values: Mapping[str, Array], arrays: dict) -> dict:
+        out = self.score(jax.random.key(0), values, arrays)
+        if self.enumeration is not None:
+            out.update(self.enumeration.local_pointwise(z, arrays, self.view(arrays)))
+        return out
+
+    def score(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        view = self.view(arrays)
+        env: dict[str, Any] = {}
+        out: dict[str, Array] = {}
+        for i, (name, node) in enumerate(self.nodes.items()):
+            if not isinstance(node, RandomVariable):
+                value = call(name, node, self.arguments(name, env, view))
+                if isinstance(node, Deterministic):
+                    env[name] = value
+                elif node.likelihood:  # type: ignore[attr-defined]
+                    out[name] = jnp.asarray(value)
+            elif name not in self.plan.observed:
+                env[name] = values.get(name)
+                if env[name] is None:
+                    d = self.distribution(name, env, view).expand(self.batch_shape(name, view))
+                    env[name] = d.sample(jax.random.fold_in(key, i))
+            else:
+                env[name] = self.filled(name, values.get(f"{name}_missing"), view)
+                terms = self.distribution(name, env, view).log_prob(env[name])
+                out[name] = self._without_missing(name, terms, arrays)
+        return out
+
+    def _without_missing(self, name: str, terms: Array, arrays: dict) -> Array:
+        terms = jnp.broadcast_to(terms, self.facts[name].batch_shape)
+        if name not in arrays["masked"]:
+            return terms
+        mask = arrays["masked"][name]
+        extra = tuple(range(terms.ndim, mask.ndim))
+        return jnp.where(mask.any(axis=extra) if extra else mask, jnp.nan, terms)

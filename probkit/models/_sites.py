@@ -1,0 +1,65 @@
+"""Calling a site's function: NumPyro's and JAX's own errors lack the site, so it is added here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpyro.distributions import Distribution
+
+from probkit.core import listing
+from probkit.models._nodes import Node
+
+
+def call(name: str, node: Node, args: Mapping[str, Any]) -> Any:
+    """The node's function at its parents' values; errors name the site and the parents' shapes."""
+    try:
+        if node.by_keyword:
+            return node.fn(**args)
+        return node.fn(*args.values())
+    except Exception as error:
+        if isinstance(error, SiteError | SiteTypeError):
+            raise
+        kind = SiteTypeError if isinstance(error, TypeError | AttributeError) else SiteError
+        text = str(error).splitlines()
+        raise kind(
+            f"site {name!r}: its function failed with {type(error).__name__}: "
+            f"{text[0] if text else error!r} Its parents are {_shapes(args)}; expected values that "
+            "the function can combine: check the parents' dims and the function's body"
+        ) from error
+
+
+class SiteError(ValueError):
+    """A site's function failed."""
+
+
+class SiteTypeError(TypeError):
+    """A site's function failed for a reason of type."""
+
+
+def check_distribution(name: str, d: Any) -> None:
+    """Raise a TypeError unless ``d`` is a distribution."""
+    if isinstance(d, Distribution):
+        return
+    if d is None:
+        hint = "its function returned None: add the missing return"
+    elif isinstance(d, type) and issubclass(d, Distribution):
+        hint = f"call the class: {d.__name__}(...)"
+    else:
+        hint = "use pk.deterministic for a value, pk.factor for a log density term"
+    raise SiteTypeError(
+        f"site {name!r}: expected a NumPyro distribution, found {type(d).__name__}; {hint}"
+    )
+
+
+def _shapes(args: Mapping[str, Any]) -> str:
+    if not args:
+        return listing([])
+    parts = []
+    for name, value in args.items():
+        try:
+            parts.append(f"{name}: {np.shape(value)}")
+        except (TypeError, ValueError):
+            parts.append(f"{name}: {type(value).__name__}")
+    return ", ".join(parts)

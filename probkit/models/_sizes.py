@@ -1,0 +1,226 @@
+"""Which dim is which axis, and how long it is: resolved once, when data are bound.
+
+The sources, in this order: coords given by the caller; dims that the data name themselves; observed
+variables (their declared dims); the rows of a frame; categorical columns; bare arrays whose only
+fitting consumer dim is unknown yet; integer codes named like a dim. Two sources that disagree are
+an error that names both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from probkit.core import listing, nearest
+from probkit.models._data import ROWS, Data
+from probkit.models._graph import dims_of_consumers
+from probkit.models._nodes import Node
+
+
+class Sizes:
+    """Sizes of dims under construction, each with where it came from."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.sources: dict[str, str] = {}
+
+    def put(self, dim: str, size: int, source: str) -> None:
+        """Record a size; a ValueError names both sources where two of them disagree."""
+        known = self.sizes.get(dim)
+        if known is None:
+            self.sizes[dim] = int(size)
+            self.sources[dim] = source
+        elif known != size:
+            raise ValueError(
+                f"dim {dim!r}: expected one length, found {known} ({self.sources[dim]}) and "
+                f"{size} ({source}); make the two agree, or give them different dims"
+            )
+
+
+def used_dims(nodes: Mapping[str, Node]) -> list[str]:
+    """All dims that nodes declare, in order."""
+    found: dict[str, None] = {}
+    for node in nodes.values():
+        for dim in (*node.dims, *node.event_dims, *node.sizes.values()):
+            found[dim] = None
+    return list(found)
+
+
+def resolve_sizes(
+    nodes: Mapping[str, Node],
+    data: Data,
+    observed: list[str],
+    coords: Mapping[str, Any],
+    rows: str | None,
+    auto: bool,
+) -> tuple[dict[str, int], dict[str, tuple[str | None, ...]], str | None]:
+    """Sizes of dims, dims of every array, and the rows' dim.
+
+    Args:
+        nodes: the model's nodes.
+        data: what was read.
+        observed: declared variables found in the data.
+        coords: labels by dim.
+        rows: the rows' dim where it is known already (from training).
+        auto: whether unresolved dims are an error (they are not while sizes are being probed).
+    """
+    sizes = Sizes()
+    dims = used_dims(nodes)
+    parents = {p for n in nodes.values() for p in n.parents}
+    for dim, labels in coords.items():
+        known = [*dims, *(d for axes in data.dims.values() for d in axes or ())]
+        if dim not in known and dim != rows:
+            raise ValueError(
+                f"coords: the model has no dim {dim!r}.{nearest(dim, dims)} "
+                f"Its dims are {listing(dims)}."
+            )
+        sizes.put(dim, _length(dim, labels), "coords")
+    rows = _rows(nodes, data, observed, rows)
+    axes = _named_axes(nodes, data, observed, rows)
+    for name, names in axes.items():
+        for dim, size in zip(names, data.arrays[name].shape, strict=True):
+            if dim is not None:
+                sizes.put(dim, size, f"the axes of {name!r}")
+    for dim, labels in data.coords.items():
+        if dim in dims and dim not in sizes.sizes:
+            sizes.put(dim, len(labels), f"the labels of {dim!r}")
+    _guess_axes(nodes, data, parents, axes, sizes, rows)
+    for dim in dims:
+        if dim not in sizes.sizes and dim in data.arrays and dim not in observed:
+            codes = data.arrays[dim]
+            if codes.dtype.kind in "iu" and codes.size and codes.min() >= 0:
+                sizes.put(dim, int(codes.max()) + 1, f"the largest code in column {dim!r}")
+    if auto:
+        _require_sizes(nodes, sizes)
+    return sizes.sizes, axes, rows
+
+
+def _length(dim: str, labels: Any) -> int:
+    array = np.asarray(labels)
+    if array.ndim != 1:
+        raise ValueError(
+            f"coords[{dim!r}]: expected a sequence of labels, found shape {array.shape}"
+        )
+    if len(set(array.tolist())) != array.size:
+        raise ValueError(f"coords[{dim!r}]: labels occur twice; make them unique")
+    return int(array.size)
+
+
+def _rows(
+    nodes: Mapping[str, Node], data: Data, observed: list[str], rows: str | None
+) -> str | None:
+    """The dim of a frame's rows: that of the observed variables in it, else the consumers'."""
+    if not any(axes == (ROWS,) for axes in data.dims.values()):
+        first = {nodes[k].dims[0] for k in observed if nodes[k].dims}
+        return rows if rows is not None else (first.pop() if len(first) == 1 else None)
+    found: dict[str, str] = {}
+    for name in observed:
+        if data.dims.get(name) == (ROWS,):
+            node = nodes[name]
+            if len(node.dims) + len(node.event_dims) > 1:
+                raise ValueError(
+                    f"site {name!r}: declared with dims {node.dims + node.event_dims}, but a data "
+                    "frame's column has one axis, its rows; use long-format dims (one dim for the "
+                    "rows, index columns for the rest), or pass an array"
+                )
+            for dim in node.dims + node.event_dims:
+                found[dim] = name
+    if len(found) > 1:
+        raise ValueError(
+            f"data frame: its rows would be both {listing(found)} (the dims of observed "
+            f"variables {listing(found.values())}); pass a mapping of arrays instead"
+        )
+    if found:
+        return next(iter(found))
+    if rows is not None:
+        return rows
+    columns = [k for k, axes in data.dims.items() if axes == (ROWS,)]
+    named = {d for k in columns for d in dims_of_consumers(k, nodes) if d not in data.coords}
+    return named.pop() if len(named) == 1 else "row"
+
+
+def _named_axes(
+    nodes: Mapping[str, Node], data: Data, observed: list[str], rows: str | None
+) -> dict[str, tuple[str | None, ...]]:
+    out: dict[str, tuple[str | None, ...]] = {}
+    for name, array in data.arrays.items():
+        axes = data.dims.get(name)
+        if axes is not None:
+            out[name] = tuple(rows if dim == ROWS else dim for dim in axes)
+            if name in observed:
+                _check_observed_dims(name, nodes[name], out[name])
+            continue
+        out[name] = (None,) * array.ndim
+        if name in observed:
+            node = nodes[name]
+            declared = node.dims + node.event_dims
+            if not declared:
+                out[name] = tuple(f"{name}_dim_{i}" for i in range(array.ndim))
+            elif len(declared) != array.ndim:
+                raise ValueError(
+                    f"site {name!r}: expected {len(declared)} axes {declared}, found data of shape "
+                    f"{array.shape}; reshape the data or declare other dims"
+                )
+            else:
+                out[name] = declared
+    return out
+
+
+def _check_observed_dims(name: str, node: Node, axes: tuple[str | None, ...]) -> None:
+    declared = node.dims + node.event_dims
+    if declared and axes != declared:
+        raise ValueError(
+            f"site {name!r}: declared with dims {declared}, but its data have dims {axes}; "
+            "transpose or rename one of them"
+        )
+
+
+def _guess_axes(
+    nodes: Mapping[str, Node],
+    data: Data,
+    parents: set[str],
+    axes: dict[str, tuple[str | None, ...]],
+    sizes: Sizes,
+    rows: str | None,
+) -> None:
+    """Dims of bare arrays from the one dim of their consumers whose length fits."""
+    for unknown_too in (False, True):
+        for name in axes:
+            if name not in parents or None not in axes[name]:
+                continue
+            candidates = dims_of_consumers(name, nodes)
+            shape = data.arrays[name].shape
+            if unknown_too and len(shape) == 1:
+                unknown = [d for d in candidates if d not in sizes.sizes]
+                if len(unknown) == 1 and axes[name] == (None,):
+                    sizes.put(unknown[0], shape[0], f"the length of {name!r}")
+                    axes[name] = (unknown[0],)
+                    continue
+            axes[name] = tuple(
+                known if known is not None else _fit(size, i, shape, candidates, sizes, rows)
+                for i, (known, size) in enumerate(zip(axes[name], shape, strict=True))
+            )
+
+
+def _fit(
+    size: int, axis: int, shape: tuple, candidates: list[str], sizes: Sizes, rows: str | None
+) -> str | None:
+    fits = [d for d in candidates if sizes.sizes.get(d) == size]
+    if shape.count(size) > 1:
+        return None
+    if len(fits) > 1 and rows in fits and axis == 0:
+        return rows
+    return fits[0] if len(fits) == 1 else None
+
+
+def _require_sizes(nodes: Mapping[str, Node], sizes: Sizes) -> None:
+    for name, node in nodes.items():
+        for dim in (*node.dims, *node.sizes.values()):
+            if dim not in sizes.sizes:
+                raise ValueError(
+                    f"site {name!r}: the size of its dim {dim!r} is not known."
+                    f"{nearest(dim, sizes.sizes)} Pass its labels in coords={{{dim!r}: [...]}}, "
+                    "or data along it."
+                )
