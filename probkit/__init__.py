@@ -8,11 +8,12 @@ from numpyro import distributions as dist
 
 from probkit._version import __version__
 from probkit.core import Batches, Checkpoint, Inference, Progress, Status, Target, Thin, TimeLimit
-from probkit.models import Model, deterministic, factor, module, rv, size
+from probkit.models import Model, deterministic, factor, gp, markov, module, rv, size
 
 if TYPE_CHECKING:
     from probkit._fit import fit, prior_predictive
     from probkit.core import run
+    from probkit.models._formula import formula
     from probkit.inference import HMC, NUTS, SGLD, ExactGaussian, Laplace
     from probkit.results import Check, Posterior, Verdict
 
@@ -27,6 +28,7 @@ _LAZY = {
     "SGLD": "probkit.inference",
     "Verdict": "probkit.results",
     "fit": "probkit._fit",
+    "formula": "probkit.models._formula",
     "prior_predictive": "probkit._fit",
     "run": "probkit.core",
 }
@@ -54,6 +56,9 @@ __all__ = [
     "dist",
     "factor",
     "fit",
+    "formula",
+    "gp",
+    "markov",
     "module",
     "prior_predictive",
     "run",

@@ -15,7 +15,7 @@ from probkit.core._inference import Batches as Batches
 from probkit.core._inference import Draws as Draws
 from probkit.core._inference import Inference as Inference
 from probkit.core._keys import key_data as key_data
-from probkit.core._keys import wrap as wrap_key
+from probkit.core._keys import wrap as wrap_key  # noqa: F401
 from probkit.core._run import Run as Run
 from probkit.core._run import run as run
 from probkit.core._status import Status as Status

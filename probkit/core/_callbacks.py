@@ -108,6 +108,7 @@ class TimeLimit(Callback):
 class Checkpoint(Callback):
     """Write the run's state to a file every ``every`` seconds and at the end, atomically.
 
+    The last write is made however the run ends: done, out of time, interrupted, or by an error.
     Resume with ``pk.fit(..., resume=path)``: the draws equal those of an unbroken run bit for bit.
 
     Args:
@@ -121,16 +122,28 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, path: str | Path, every: float = 30.0):
+        if not every >= 0:
+            raise ValueError(f"Checkpoint(every): expected seconds, at least 0, found {every}.")
         self.file = CheckpointFile(Path(path))
         self._every = every
         self._last = time.monotonic()
+        self._unwritten: Callable[[], Any] | None = None
 
     def start(self, total: int, warmup: int, t: int) -> None:
         self._last = time.monotonic()
 
     def __call__(self, progressed: Progressed) -> Status | None:
-        now = time.monotonic()
-        if progressed.done or now - self._last >= self._every:
-            self.file.write(progressed.snapshot())
-            self._last = time.monotonic()
+        self._unwritten = progressed.snapshot
+        if progressed.done or time.monotonic() - self._last >= self._every:
+            self._write()
         return None
+
+    def stop(self) -> None:
+        if self._unwritten is not None:
+            self._write()
+
+    def _write(self) -> None:
+        if self._unwritten is not None:
+            self.file.write(self._unwritten())
+            self._unwritten = None
+            self._last = time.monotonic()

@@ -1,15 +1,17 @@
 """Checkpoints: the state of a run as files that survive a kill at any instruction.
 
 A checkpoint is a folder with one ``state.npz`` (replaced atomically) and history pieces
-``history-A-B.npz`` that hold the infos of steps A to B. A piece is complete before the state that
-refers to it is renamed into place, so whatever a kill leaves behind, ``state.npz`` and the pieces
-up to its step are consistent. Pieces past it belong to a write that was cut short; they are
-ignored and overwritten.
+``history-TAG-A-B.npz`` that hold the infos of steps A to B; every run that begins in the folder has
+a tag of its own, so that it never writes over pieces that the last complete state still needs. A
+piece is complete before the state that refers to it is renamed into place, so whatever a kill
+leaves behind, ``state.npz`` and its pieces are consistent. Other pieces belong to a write that was
+cut short or to an older run; the next complete write removes them.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -43,33 +45,56 @@ class CheckpointFile:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._written: list[int] = [0]
-        self._fingerprint: str | None = None
+        self._forget()
 
     def write(self, snapshot: Snapshot) -> None:
         """Write the snapshot; only the history since the last write is written again."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._fingerprint != snapshot.fingerprint:
-            self._written, self._fingerprint = [0], snapshot.fingerprint
+        new = self._run != _identity(snapshot)
+        if new:
+            self._forget()
+            self._run = _identity(snapshot)
         begin = self._written[-1]
         if snapshot.t > begin:
             piece = {k: v[:, begin : snapshot.t] for k, v in snapshot.history.items()}
-            _save(self.folder / f"history-{begin}-{snapshot.t}.npz", piece)
+            _save(self._piece(begin, snapshot.t), piece)
             self._written.append(snapshot.t)
         state: dict[str, Any] = {f"leaf{i}": x for i, x in enumerate(snapshot.leaves)}
         state["t"] = np.int64(snapshot.t)
         state["key"] = snapshot.key
         state["bounds"] = np.asarray(self._written, np.int64)
         state["fingerprint"] = np.frombuffer(snapshot.fingerprint.encode(), np.uint8)
+        state["tag"] = np.frombuffer(self._tag.encode(), np.uint8)
         _save(self.folder / "state.npz", state)
+        if new:
+            self._tidy()
 
     def resume_from(self, snapshot: Snapshot) -> None:
         """Go on in this folder after `read`; a folder that holds another run is begun anew."""
-        if not (self.folder / "state.npz").exists() or self.read().t != snapshot.t:
-            self._written, self._fingerprint = [0], None
+        try:
+            same = self.read().t == snapshot.t and self._run == _identity(snapshot)
+        except ValueError:
+            same = False
+        if not same:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._written: list[int] = [0]
+        self._run: tuple[str, bytes] | None = None
+        self._tag = secrets.token_hex(4)
+
+    def _piece(self, begin: int, end: int) -> Path:
+        return self.folder / f"history-{self._tag}-{begin}-{end}.npz"
+
+    def _tidy(self) -> None:
+        bounds = zip(self._written[:-1], self._written[1:], strict=True)
+        needed = {self._piece(a, b) for a, b in bounds}
+        for path in [*self.folder.glob("history-*.npz"), *self.folder.glob("*.tmp")]:
+            if path not in needed:
+                path.unlink(missing_ok=True)
 
     def read(self) -> Snapshot:
-        """The last complete snapshot; raises a ValueError that says what is wrong with the folder."""
+        """The last complete snapshot; a ValueError says what is wrong with the folder."""
         path = self.folder / "state.npz"
         if not path.exists():
             raise ValueError(
@@ -79,9 +104,9 @@ class CheckpointFile:
         try:
             state = _load(path)
             bounds = [int(b) for b in state["bounds"]]
+            self._tag = state["tag"].tobytes().decode()
             pieces = [
-                _load(self.folder / f"history-{a}-{b}.npz")
-                for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+                _load(self._piece(a, b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
             ]
         except (OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
             raise ValueError(
@@ -91,9 +116,14 @@ class CheckpointFile:
         names = pieces[0].keys() if pieces else ()
         history = {k: np.concatenate([p[k] for p in pieces], axis=1) for k in names}
         leaves = [state[f"leaf{i}"] for i in range(sum(k.startswith("leaf") for k in state))]
-        self._written = bounds
-        self._fingerprint = state["fingerprint"].tobytes().decode()
-        return Snapshot(int(state["t"]), leaves, history, state["key"], self._fingerprint)
+        fingerprint = state["fingerprint"].tobytes().decode()
+        snapshot = Snapshot(int(state["t"]), leaves, history, state["key"], fingerprint)
+        self._written, self._run = bounds, _identity(snapshot)
+        return snapshot
+
+
+def _identity(snapshot: Snapshot) -> tuple[str, bytes]:
+    return snapshot.fingerprint, snapshot.key.tobytes()
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:

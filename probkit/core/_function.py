@@ -72,7 +72,8 @@ def function_target(fn: Callable, example: Mapping[str, Any], data: Any) -> Targ
     point = {k: np.asarray(v) for k, v in example.items()}
     program = FunctionProgram(fn, point, data is not None)
     arrays = {} if data is None else {"data": jax.tree.map(np.asarray, data)}
-    shape = jax.eval_shape(program.evaluate, dict(point), arrays).prior["log_density"].shape
+    prior = jax.eval_shape(lambda z, a: program.evaluate(z, a).prior, point, arrays)
+    shape = prior["log_density"].shape
     if shape != ():
         raise ValueError(
             f"Target.from_log_density: expected fn to return a scalar, found shape {shape}; "

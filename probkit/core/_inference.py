@@ -103,10 +103,13 @@ class Batches(eqx.Module):
     Attributes:
         size: rows a batch; the last incomplete batch of an epoch is dropped.
         dim: the dim whose rows are drawn; None takes the dim of the observed variable.
+        per_step: batches that one step is given, one after the other in one index array of
+            ``per_step * size`` rows; for methods that take several small steps a draw.
     """
 
     size: int = eqx.field(static=True)
     dim: str | None = eqx.field(static=True, default=None)
+    per_step: int = eqx.field(static=True, default=1)
 
 
 @dataclass(frozen=True, eq=False)

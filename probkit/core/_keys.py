@@ -27,6 +27,12 @@ def key_data(seed: object) -> np.ndarray:
                 "key: expected a typed key (jax.random.key(0)) or a whole number, found an array "
                 f"of dtype {seed.dtype}; wrap raw key data with jax.random.wrap_key_data"
             )
+        if seed.shape or str(jax.random.key_impl(seed)) != str(jax.config.jax_default_prng_impl):
+            raise TypeError(
+                "key: expected one typed key of JAX's default generator "
+                f"({jax.config.jax_default_prng_impl}), found keys of shape {seed.shape} of "
+                f"{jax.random.key_impl(seed)}; pass jax.random.key(0) or a whole number"
+            )
         return np.asarray(jax.random.key_data(seed))
     value = check_count("seed", seed, least=0)
     if jax.config.jax_default_prng_impl != "threefry2x32":

@@ -24,6 +24,7 @@ import pickle
 import platform
 import tempfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _load_or_compile(name: str, fn: Callable, args: tuple, parts: tuple | None) 
     lowered = jax.jit(fn).lower(*args) if lowered is None else lowered
     executable = _compile(lowered)
     if path is not None:
-        _store(path, executable)
+        _store(path, executable, "lapack" in lowered.as_text())
     return executable
 
 
@@ -142,7 +143,10 @@ def _load(path: Path) -> Callable | None:
     except OSError:
         return None
     try:
-        executable = serialize_executable.deserialize_and_load(*pickle.loads(payload))
+        needs_lapack, *parts = pickle.loads(payload)
+        if needs_lapack:
+            _ready_lapack()
+        executable = serialize_executable.deserialize_and_load(*parts)
         os.utime(path)
         return executable
     except Exception:
@@ -151,11 +155,19 @@ def _load(path: Path) -> Callable | None:
         return None
 
 
-def _store(path: Path, executable: Any) -> None:
+@functools.cache
+def _ready_lapack() -> None:
+    # JAX fetches the addresses of LAPACK's routines when it first lowers a call to one of them;
+    # an executable that was loaded without that would jump to address zero.
+    jax.jit(jax.numpy.linalg.cholesky).lower(np.eye(1, dtype=np.float32))
+
+
+def _store(path: Path, executable: Any, needs_lapack: bool) -> None:
     from jax.experimental import serialize_executable
 
     try:
-        payload = pickle.dumps(serialize_executable.serialize(executable))
+        parts = serialize_executable.serialize(executable)
+        payload = pickle.dumps((needs_lapack, *parts))
     except Exception:
         # Host callbacks and custom containers cannot be serialised; that costs a compilation
         # in the next process and nothing else.
@@ -197,16 +209,9 @@ def _processor() -> str:
 
 
 def _environment() -> tuple:
-    import blackjax
-    import jaxlib
-    import numpyro
-
     devices = jax.devices()
     return (
-        jax.__version__,
-        jaxlib.__version__,
-        numpyro.__version__,
-        blackjax.__version__,
+        *(metadata.version(name) for name in ("jax", "jaxlib", "numpyro", "blackjax")),
         platform.python_version(),
         _package_digest(),
         _processor(),

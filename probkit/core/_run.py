@@ -9,8 +9,9 @@ and time limits cost no compilation. Step ``t`` of chain ``c`` uses the key
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ from jaxtyping import PyTree
 
 from probkit.core._callbacks import Callback, Progressed
 from probkit.core._checkpoint import CheckpointFile, Snapshot
+from probkit.core._errors import check_count
 from probkit.core._inference import Approximation, Batches, Draws, Inference
 from probkit.core._keys import key_data, step_key, wrap
 from probkit.core._programs import compiled, density_fingerprint, describe
+from probkit.core._rows import Rows
 from probkit.core._status import Status
 from probkit.core._target import Batch, Target, requires
-from probkit.core._trees import strong
+from probkit.core._trees import in_precision, strong
 
 _CHUNK_SECONDS = 0.5
 _CHUNK_BYTES = 64 * 2**20
@@ -83,23 +86,21 @@ def run(
         ValueError: the target lacks what the method requires; the checkpoint belongs to another
             run; no chain found a starting point (with the report of ``target.check()``).
     """
-    requires(target, type(method).__name__, method.requires)
+    if not isinstance(target, Target):
+        raise TypeError(
+            f"run: expected a Target (model.bind(data)) first, found {type(target).__name__}"
+        )
     if not isinstance(method, Inference):
         raise TypeError(f"method: expected an inference method such as pk.NUTS(), found {method!r}")
+    requires(target, type(method).__name__, method.requires)
     with precision(target), _one_thread():
         driver = _Driver(target, method, key_data(key), chains, batches, tuple(callbacks))
         return driver.drive(resume)
 
 
-@contextlib.contextmanager
-def precision(target: Target):
+def precision(target: Target) -> contextlib.AbstractContextManager[None]:
     """The target's own floating precision, whatever the caller's setting."""
-    wide = target.dtype == np.float64
-    if wide == bool(jax.config.jax_enable_x64):
-        yield
-    else:
-        with jax.enable_x64(wide):
-            yield
+    return in_precision(target.dtype)
 
 
 def _one_thread():
@@ -123,16 +124,25 @@ class _Driver:
         callbacks: tuple[Callback, ...],
     ):
         self.target, self.method, self.key, self.callbacks = target, method, key, callbacks
-        self.chains = method.chains if chains is None else chains
+        self.chains = method.chains if chains is None else check_count("run(chains)", chains)
         self.batches = batches if batches is not None else method.batches
         self.seconds = {"compile": 0.0, "run": 0.0}
         leaves, self.treedef = jax.tree.flatten(method)
         self.leaves = [_leaf(x, target.dtype) for x in leaves]
-        self.rows = _Rows(self.batches, target, key) if self.batches is not None else None
+        self.rows = Rows(self.batches, target, key) if self.batches is not None else None
         self.history: dict[str, np.ndarray] = {}
-        self.t = 0
         self.status = Status.OK
-        self.state: PyTree = None
+        # Steps done and the state after them, in one tuple that is replaced in one assignment: an
+        # interrupt may fall between any two instructions, and a snapshot must never mix the two.
+        self._at: tuple[int, PyTree] = (0, None)
+
+    @property
+    def t(self) -> int:
+        return self._at[0]
+
+    @property
+    def state(self) -> PyTree:
+        return self._at[1]
 
     # -- the two programs -------------------------------------------------------------------
 
@@ -144,7 +154,8 @@ class _Driver:
             batch = self.rows.example() if self.rows is not None else None
             parts = (static, density_fingerprint(self.target, batch))
         # The method's structure (its static fields) keys the memory cache; on disk it is `parts`.
-        made = compiled(self.target.program, name, self.treedef, fn, args, parts)
+        variant = (self.treedef, None if self.rows is None else self.rows.dim)
+        made = compiled(self.target.program, name, variant, fn, args, parts)
         self.seconds["compile"] += time.perf_counter() - begin
         return made
 
@@ -181,7 +192,13 @@ class _Driver:
 
         like = jax.eval_shape(step_all, t0, state, batch_of(0))
         infos = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), like[1])
-        first = (jnp.int32(0), state, infos, jnp.asarray(False), jnp.zeros(like[3].shape, jnp.int32))
+        first = (
+            jnp.int32(0),
+            state,
+            infos,
+            jnp.asarray(False),
+            jnp.zeros(like[3].shape, jnp.int32),
+        )
         return jax.lax.while_loop(lambda c: (c[0] < n) & ~c[3], body, first)
 
     # -- driving ----------------------------------------------------------------------------
@@ -193,7 +210,7 @@ class _Driver:
         snapshot = self._resume(resume)
         key = self.key
         begin = time.perf_counter()
-        self.state = init(key, ids, *fixed)
+        self._at = (0, init(key, ids, *fixed))
         if snapshot is not None:
             self._adopt(snapshot)
         self.seconds["run"] += time.perf_counter() - begin
@@ -211,18 +228,18 @@ class _Driver:
         rows = None if self.rows is None else self.rows.chunk(0, self.capacity)
         args = (self.key, np.int32(0), np.int32(0), ids, self.state, *fixed, rows)
         chunk = self._program("chunk", self._chunk, args)
-        for callback in self.callbacks:
-            callback.start(total, self.method.num_warmup, self.t)
         begin = time.perf_counter()
         n = min(self.capacity, 32)
         try:
+            for callback in self.callbacks:
+                callback.start(total, self.method.num_warmup, self.t)
             while self.t < total and self.status.ok:
                 n = min(n, total - self.t)
                 rows = None if self.rows is None else self.rows.chunk(self.t, self.capacity)
                 args = (self.key, np.int32(self.t), np.int32(n), ids, self.state, *fixed, rows)
                 before = time.perf_counter()
-                taken, self.state, infos, done, codes = chunk(*args)
-                fresh = self._record(infos, int(taken))
+                taken, state, infos, done, codes = chunk(*args)
+                fresh = self._record(infos, int(taken), state)
                 elapsed = max(time.perf_counter() - before, 1e-6)
                 n = int(np.clip(n * _CHUNK_SECONDS / elapsed, 1, min(4 * n, self.capacity)))
                 self._judge(bool(done), np.asarray(codes))
@@ -230,6 +247,8 @@ class _Driver:
                 if bool(done):
                     break
         except KeyboardInterrupt:
+            if not self.t:
+                raise  # nothing was computed that could be kept
             self.status = Status.INTERRUPTED
         finally:
             self.seconds["run"] += time.perf_counter() - begin
@@ -248,7 +267,7 @@ class _Driver:
                 f"gradient was found.\n{report}"
             )
 
-    def _record(self, infos: dict, taken: int) -> dict[str, np.ndarray]:
+    def _record(self, infos: dict, taken: int, state: PyTree) -> dict[str, np.ndarray]:
         total = self.method.num_steps
         fresh = {}
         for name, value in infos.items():
@@ -261,7 +280,7 @@ class _Driver:
                 store = self.history[name] = grown
             store[:, self.t : self.t + taken] = host
             fresh[name] = host
-        self.t += taken
+        self._at = (self.t + taken, state)
         return fresh
 
     def _call(self, fresh: dict[str, np.ndarray], seconds: float, total: int) -> None:
@@ -289,19 +308,24 @@ class _Driver:
     # -- resuming ---------------------------------------------------------------------------
 
     def _snapshot(self) -> Snapshot:
-        leaves = [np.asarray(x) for x in jax.tree.leaves(self.state)]
-        history = {k: v[:, : self.t] for k, v in self.history.items()}
-        return Snapshot(self.t, leaves, history, self.key, self._fingerprint())
+        t, state = self._at
+        leaves = [np.asarray(x) for x in jax.tree.leaves(state)]
+        history = {k: v[:, :t] for k, v in self.history.items()}
+        return Snapshot(t, leaves, history, self.key, self._fingerprint)
 
+    @functools.cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        fields = {
-            f.name: getattr(self.method, f.name)
-            for f in dataclasses.fields(self.method)
-            if f.name != "draws"
-        }
-        shapes = sorted(self.target.program.shapes.items())
-        digest.update(repr((type(self.method).__name__, fields, shapes, self.chains)).encode())
+        """What a checkpoint must agree with: density, data, and every setting but ``draws``."""
+        settings = [
+            (jax.tree_util.keystr(path), np.asarray(leaf).tolist())
+            for path, leaf in jax.tree_util.tree_leaves_with_path(self.method)
+        ]
+        # Addresses of objects differ from process to process.
+        static = re.sub(r" at 0x[0-9a-f]+", "", repr(self.treedef))
+        rows = None if self.rows is None else (self.rows.dim, self.rows.size)
+        kept = [s for s in settings if not s[0].endswith(".draws")]
+        density = density_fingerprint(self.target)
+        digest = hashlib.sha256(repr((static, kept, self.chains, rows, density)).encode())
         for leaf in jax.tree.leaves(self.target.arrays):
             digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
         return digest.hexdigest()
@@ -313,11 +337,11 @@ class _Driver:
             snapshot = resume
         else:
             snapshot = CheckpointFile(Path(resume)).read()
-        if snapshot.fingerprint != self._fingerprint():
+        if snapshot.fingerprint != self._fingerprint:
             raise ValueError(
-                "resume: the checkpoint belongs to another run (another model, other data, or "
-                "other settings of the method; only `draws` may differ); start afresh without "
-                "resume=, or pass what the checkpointed run was given"
+                "resume: the checkpoint belongs to another run (another model, other data, other "
+                "settings of the method, or another version of JAX; only `draws` may differ); "
+                "start afresh without resume=, or pass what the checkpointed run was given"
             )
         if snapshot.t > self.method.num_steps:
             raise ValueError(
@@ -329,55 +353,16 @@ class _Driver:
     def _adopt(self, snapshot: Snapshot) -> None:
         leaves, treedef = jax.tree.flatten(self.state)
         pairs = zip(leaves, snapshot.leaves, strict=True)
-        self.state = jax.tree.unflatten(treedef, [np.asarray(b, a.dtype) for a, b in pairs])
+        state = jax.tree.unflatten(treedef, [np.asarray(b, a.dtype) for a, b in pairs])
         self.history = {k: np.array(v) for k, v in snapshot.history.items()}
         self.key = snapshot.key
-        self.t = snapshot.t
+        if self.batches is not None:
+            self.rows = Rows(self.batches, self.target, self.key)
+        self._at = (snapshot.t, state)
         for callback in self.callbacks:
             adopt = getattr(callback, "file", None)
             if isinstance(adopt, CheckpointFile):
                 adopt.resume_from(snapshot)
-
-
-class _Rows:
-    """Mini-batches without replacement: index arrays from a fresh permutation each epoch."""
-
-    def __init__(self, batches: Batches, target: Target, key: np.ndarray):
-        self.dim = batches.dim or _data_dim(target)
-        target.batched_dim(self.dim)
-        self.total = target.program.sizes[self.dim]
-        self.size = batches.size
-        if not 1 <= self.size <= self.total:
-            raise ValueError(
-                f"batch size: expected 1 to {self.total} (rows of dim {self.dim!r}), "
-                f"found {self.size}"
-            )
-        self.per_epoch = self.total // self.size
-        self.entropy = [int(x) for x in np.asarray(key, np.uint32)]
-        self._epoch: tuple[int, np.ndarray] | None = None
-
-    def example(self) -> Batch:
-        return Batch(self.dim, np.zeros(self.size, np.int32))
-
-    def chunk(self, t: int, capacity: int) -> np.ndarray:
-        return np.stack([self._row(t + i) for i in range(capacity)])
-
-    def _row(self, t: int) -> np.ndarray:
-        epoch, position = divmod(t, self.per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            rng = np.random.default_rng([*self.entropy, epoch])
-            self._epoch = (epoch, rng.permutation(self.total).astype(np.int32))
-        begin = position * self.size
-        return self._epoch[1][begin : begin + self.size]
-
-
-def _data_dim(target: Target) -> str:
-    for site in target.sites.values():
-        if site.kind in ("observed", "imputed") and site.dims:
-            return site.dims[0]
-    raise ValueError(
-        "mini-batches: no observed variable has a named dim to take rows of; declare it with dims="
-    )
 
 
 def _leaf(value: Any, dtype: np.dtype) -> np.ndarray:

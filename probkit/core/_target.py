@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probkit.core._errors import listing, nearest
-from probkit.core._trees import Flat
+from probkit.core._trees import Flat, in_precision
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Batch(eqx.Module):
     """Rows of one dim that a stochastic gradient uses: a dim's name and an index array."""
 
     dim: str = eqx.field(static=True)
-    index: Array
+    index: Array | np.ndarray
 
 
 class Program(abc.ABC):
@@ -129,7 +129,10 @@ class Program(abc.ABC):
 
     @abc.abstractmethod
     def simulate(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
-        """Forward simulation of every site, with the sites in ``values`` held."""
+        """Forward simulation of every site, with the sites in ``values`` held.
+
+        A pair ``(value, mask)`` holds a site's entries under the mask and draws the others.
+        """
 
     @abc.abstractmethod
     def score(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
@@ -138,6 +141,10 @@ class Program(abc.ABC):
     @abc.abstractmethod
     def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
         """One draw from the prior, in the unconstrained space."""
+
+    def independent_dims(self, name: str) -> tuple[str, ...]:
+        """Dims of a site along which its elements are independent given its parents."""
+        return ()
 
     def __init__(self) -> None:
         self._compiled: OrderedDict[Any, Any] = OrderedDict()
@@ -167,6 +174,7 @@ class Labels:
     observed: dict[str, np.ndarray] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     rows: str | None = None
+    categorical: frozenset[str] = frozenset()
     rebind: Callable[..., Target] | None = None
     source: Any = None
 
@@ -182,7 +190,8 @@ class Target(eqx.Module):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> target = Target.from_log_density(lambda z: -0.5 * jnp.sum(z["x"] ** 2), {"x": jnp.ones(2)})
+        >>> normal = lambda z: -0.5 * jnp.sum(z["x"] ** 2)
+        >>> target = Target.from_log_density(normal, {"x": jnp.ones(2)})
         >>> float(target.log_density({"x": jnp.zeros(2)}))
         -0.0
     """
@@ -228,7 +237,9 @@ class Target(eqx.Module):
     @property
     def num_data(self) -> int:
         """Number of observed values (imputed ones excluded)."""
-        return sum(int(np.sum(~np.isnan(np.asarray(v, float)))) for v in self.labels.observed.values())
+        return sum(
+            int(np.sum(~np.isnan(np.asarray(v, float)))) for v in self.labels.observed.values()
+        )
 
     def without_labels(self) -> Target:
         """The same density without labels: what compiled programs are traced with."""
@@ -236,19 +247,23 @@ class Target(eqx.Module):
 
     def terms(self, z: Mapping[str, Array], batch: Batch | None = None) -> Terms:
         """Log density terms by site."""
-        return self.program.evaluate(z, self.arrays, batch)
+        with in_precision(self.dtype):
+            return self.program.evaluate(z, self.arrays, batch)
 
     def log_prior(self, z: Mapping[str, Array]) -> Array:
         """Log prior density of ``z`` in the unconstrained space (log Jacobians included)."""
-        return self.terms(z).log_prior()
+        with in_precision(self.dtype):
+            return self.terms(z).log_prior()
 
     def log_likelihood(self, z: Mapping[str, Array], batch: Batch | None = None) -> Array:
         """Log likelihood; with a mini-batch, an unbiased estimate of it (terms scaled up)."""
-        return self.terms(z, batch).log_likelihood()
+        with in_precision(self.dtype):
+            return self.terms(z, batch).log_likelihood()
 
     def log_density(self, z: Mapping[str, Array], batch: Batch | None = None) -> Array:
         """``log_prior + log_likelihood``."""
-        return self.terms(z, batch).log_density()
+        with in_precision(self.dtype):
+            return self.terms(z, batch).log_density()
 
     def flat_log_density(self, vector: Array, batch: Batch | None = None) -> Array:
         """The log density of one flat vector of length ``target.program.flat.size``."""
@@ -257,12 +272,15 @@ class Target(eqx.Module):
     def per_example(self, z: Mapping[str, Array], key: Array | None = None) -> dict[str, Array]:
         """Log likelihood of each observation, by observed site, in its natural shape."""
         key = jax.random.key(0) if key is None else key
-        values = self.program.constrain(key, z, self.arrays)
-        return self.program.pointwise(z, values, self.arrays)
+        with in_precision(self.dtype):
+            values = self.program.constrain(key, z, self.arrays)
+            return self.program.pointwise(z, values, self.arrays)
 
     def constrain(self, z: Mapping[str, Array], key: Array | None = None) -> dict[str, Array]:
         """Latent and deterministic sites in the model's own space."""
-        return self.program.constrain(jax.random.key(0) if key is None else key, z, self.arrays)
+        key = jax.random.key(0) if key is None else key
+        with in_precision(self.dtype):
+            return self.program.constrain(key, z, self.arrays)
 
     def unconstrain(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The unconstrained point of a dictionary of latent values (the inverse of constrain)."""
@@ -272,14 +290,16 @@ class Target(eqx.Module):
                 f"unconstrain: expected a value for every latent site, missing {listing(missing)}."
                 f"{nearest(missing[0], values)}"
             )
-        return self.program.unconstrain(values, self.arrays)
+        with in_precision(self.dtype):
+            return self.program.unconstrain(values, self.arrays)
 
     def predict(self, key: Array, z: Mapping[str, Array]) -> dict[str, Array]:
         """One draw of every observed site given the latent sites at ``z``."""
         key_latent, key_observed = jax.random.split(key)
-        values = self.program.constrain(key_latent, z, self.arrays)
-        held = {k: v for k, v in values.items() if self.sites[k].kind in HELD}
-        return self.program.simulate(key_observed, held, self.arrays)
+        with in_precision(self.dtype):
+            values = self.program.constrain(key_latent, z, self.arrays)
+            held = {k: v for k, v in values.items() if self.sites[k].kind in HELD}
+            return self.program.simulate(key_observed, held, self.arrays)
 
     def batched_dim(self, dim: str) -> None:
         """Raise unless mini-batches can be taken along ``dim``."""
@@ -296,7 +316,8 @@ class Target(eqx.Module):
         """
         from probkit.core._target_check import check_target
 
-        return check_target(self, key)
+        with in_precision(self.dtype):
+            return check_target(self, key)
 
 
 HELD = frozenset({"latent", "discrete", "imputed"})

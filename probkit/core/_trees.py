@@ -1,9 +1,10 @@
-"""Small helpers for pytrees of arrays: dtypes that do not drift, and a flat view of a dictionary."""
+"""Small helpers for pytrees of arrays: dtypes that do not drift, a flat view of a dictionary."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +20,17 @@ def strong(tree: PyTree) -> PyTree:
     compile twice; normalising the first carry makes that impossible.
     """
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)
+
+
+@contextlib.contextmanager
+def in_precision(dtype: Any) -> Iterator[None]:
+    """JAX's floating precision set to that of ``dtype``, whatever the caller's setting."""
+    wide = np.dtype(dtype) == np.float64
+    if wide == bool(jax.config.jax_enable_x64):
+        yield
+    else:
+        with jax.enable_x64(wide):
+            yield
 
 
 def shapes_of(tree: PyTree) -> tuple:
@@ -53,9 +65,9 @@ class Flat:
     def unravel(self, vector: Array) -> dict[str, Array]:
         """The dictionary that ``ravel`` made the vector from."""
         return {
-            k: jax.lax.slice(vector, (self.offsets[k],), (self.offsets[k] + self.sizes[k],)).reshape(
-                shape
-            )
+            k: jax.lax.slice(
+                vector, (self.offsets[k],), (self.offsets[k] + self.sizes[k],)
+            ).reshape(shape)
             for k, shape in self.shapes.items()
         }
 

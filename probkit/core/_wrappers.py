@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from probkit.core._errors import check_count
-from probkit.core._inference import Approximation, Batches, Draws, Inference
+from probkit.core._inference import POSITION, Approximation, Batches, Draws, Inference
 from probkit.core._target import Batch, Target
 
 _State = TypeVar("_State")
@@ -32,6 +32,10 @@ class Thin(Inference):
     every: int = eqx.field(static=True)
 
     def __init__(self, method: Inference, every: int):
+        if not isinstance(method, Inference):
+            raise TypeError(
+                f"Thin: expected an inference method such as pk.NUTS(), found {method!r}"
+            )
         self.method = method
         self.every = check_count("Thin(every)", every)
         for count in (method.num_steps, method.num_warmup):
@@ -76,6 +80,11 @@ class Thin(Inference):
             )
 
         infos = jax.eval_shape(lambda s: self.method.step(key, target, s, None, t)[1], state)
+        if POSITION not in infos:
+            raise ValueError(
+                f"Thin: {type(self.method).__name__} makes no draws that could be thinned; "
+                "pass a method that draws, such as pk.NUTS()"
+            )
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), infos)
         return jax.lax.fori_loop(0, self.every, inner, (state, empty))
 
@@ -91,8 +100,8 @@ class Thin(Inference):
 def split_history(method: Inference, state: PyTree, history: dict[str, np.ndarray]) -> Draws:
     """Draws from a history whose ``position`` entry is the unconstrained point of each step."""
     warmup = method.num_warmup
-    stats = {k: v for k, v in history.items() if k != "position"}
-    position = history["position"]
+    stats = {k: v for k, v in history.items() if k != POSITION}
+    position = history[POSITION]
     return Draws(
         unconstrained=position[:, warmup:],
         stats={k: v[:, warmup:] for k, v in stats.items()},

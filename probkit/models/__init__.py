@@ -2,6 +2,8 @@
 
 from probkit.models._bind import bind as bind
 from probkit.models._centring import describe_centring as describe_centring
+from probkit.models._gp import gp as gp
+from probkit.models._markov import markov as markov
 from probkit.models._model import Model as Model
 from probkit.models._nodes import deterministic as deterministic
 from probkit.models._nodes import factor as factor

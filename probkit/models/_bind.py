@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from probkit.core import Labels, Target, listing, nearest
+from probkit.core import Labels, Target, check_options, listing, nearest
 from probkit.models._centring import choose_centring, parse_reparam
 from probkit.models._data import Data, read_data
+from probkit.models._gp import check_prediction, resolve_processes, whitened
 from probkit.models._graph_program import GraphProgram, Plan, missing_dim
+from probkit.models._markov import resolve_chains
 from probkit.models._model import Model
 from probkit.models._nodes import Factor, RandomVariable
 from probkit.models._observed import check_observed, split_missing
-from probkit.models._sizes import resolve_sizes, used_dims
+from probkit.models._sizes import check_coords, resolve_sizes, used_dims
 
 _MAX_PROGRAMS = 8
 
@@ -29,6 +34,7 @@ def bind(
     reparam: Any = "auto",
     observe: bool = True,
     like: Target | None = None,
+    **unknown: Any,
 ) -> Target:
     """The Target of a model with data.
 
@@ -51,19 +57,20 @@ def bind(
         ValueError, TypeError: any static fault, with the site, what was expected, what was found,
             and the remedy.
     """
+    check_options("bind", unknown, _OPTIONS)
+    chosen = check_coords(coords)
     prepared, extra_dims, extra_coords = _prepared(model, data)
-    given = {**extra_dims, **(dict(dims) if dims is not None else {})}
-    trained = {} if like is None else like.labels.coords
-    parsed = _read(model, prepared, given, trained)
-    labels = {**_training_coords(like), **extra_coords, **dict(coords or {})}
+    labels = {**_training_coords(like), **extra_coords, **chosen}
+    parsed = _read(model, prepared, _dims_option(extra_dims, dims), labels, like)
     nodes = model.nodes
     observed = _observed(nodes, parsed) if observe else []
-    _check_names(model, parsed, observed)
-    rows_hint = None if like is None else like.labels.rows
-    sizes, axes, rows = resolve_sizes(nodes, parsed, observed, labels, rows_hint, auto=True)
+    _check_names(model, parsed, observed, like)
+    sizes, axes, rows = resolve_sizes(nodes, parsed, observed, labels, _rows_of(like), like)
+    nodes = resolve_processes(resolve_chains(nodes, axes), axes)
     columns = _columns(nodes, parsed, sizes)
+    check_prediction(nodes, columns, rows, like)
     values, missing = split_missing(nodes, parsed, observed)
-    style = parse_reparam(reparam, nodes)
+    style = whitened(nodes, parse_reparam(reparam, nodes))
     plan = Plan(
         nodes=nodes,
         sizes=sizes,
@@ -75,43 +82,103 @@ def bind(
         dtype=np.dtype(jnp.result_type(float)).name,
     )
     program = _program(model, plan, columns, values, missing)
-    check_observed(program, values, missing, _listed(prepared))
+    check_observed(program, values, missing, _listed(prepared) | _listed(model._given))
     arrays = program.pack(columns, values, missing)
-    if program.enumeration is not None:
+    # Nothing is summed out where there is nothing to fit: simulating needs no density.
+    if values and like is None and program.enumeration is not None:
         program.enumeration.check_elementwise(arrays)
     table = Labels(
         coords=_coords(program, parsed, labels, rows, missing),
         observed={k: _with_holes(v, missing.get(k)) for k, v in values.items()},
         constants=dict(columns),
         rows=rows,
-        rebind=lambda new, **options: bind(model, new, **options),
+        categorical=parsed.categorical,
+        rebind=partial(_rebind, model),
         source=model,
     )
     target = Target(program, arrays, table)
     return choose_centring(target, like)
 
 
+_OPTIONS = ("coords", "dims", "reparam", "observe", "like")
+
+
+def _rebind(model: Model, data: Any, **options: Any) -> Target:
+    """The model bound to new data."""
+    return bind(model, data, **options)
+
+
 def _prepared(model: Model, data: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    dims: dict[str, Any] = {}
-    coords: dict[str, Any] = {}
-    if model._prepare is not None:
-        data, dims, coords = model._prepare(data)
-    if model._given:
-        if data is not None and not isinstance(data, Mapping):
-            parsed = read_data(data)
-            data = {**parsed.arrays}
-        data = {**(data if data is not None else {}), **model._given}
+    if model._prepare is None:
+        return data, {}, {}
+    data, dims, coords = model._prepare(data)
     return data, dict(dims), dict(coords)
 
 
-def _read(model: Model, data: Any, dims: dict, trained: Mapping[str, np.ndarray]) -> Data:
+def _dims_option(extra: Mapping[str, Any], dims: Any) -> Any:
+    """The dims of bare arrays: those of a formula, and the caller's."""
+    if not extra or (dims is not None and not isinstance(dims, Mapping)):
+        return dims
+    return {**extra, **(dims if dims is not None else {})}
+
+
+def _read(
+    model: Model, data: Any, dims: Any, labels: Mapping[str, Any], like: Target | None
+) -> Data:
     nodes = model.nodes
     wanted = {p for n in nodes.values() for p in n.parents} | set(nodes)
     wanted |= {d for n in nodes.values() for d in n.dims}
-    # Only dims whose labels came from the data at training are categories of a column.
-    categories = {k: v for k, v in trained.items() if k in wanted}
+    # Columns that held labels at training hold labels again, even if they look like numbers.
+    known = {
+        k: labels[k] if k in labels else like.labels.coords[k]
+        for k in (like.labels.categorical if like is not None else ())
+    }
     names = None if isinstance(data, Mapping) else wanted
-    return read_data(data, dims=dims, categories=categories, names=names)
+    order = {k: v for k, v in labels.items() if k not in known}
+    parsed = read_data(data, dims=dims, categories=known, order=order, names=names)
+    return _transposed(nodes, _with_given(model, parsed))
+
+
+def _with_given(model: Model, parsed: Data) -> Data:
+    """The data with what `Model.condition` gave; the two may not name the same variable."""
+    if not model._given:
+        return parsed
+    both = [k for k in model._given if k in parsed]
+    if both:
+        raise ValueError(
+            f"site {both[0]!r}: it was conditioned on a value already, and the data have a column "
+            "of that name; leave it out of the data, or bind the model without condition()"
+        )
+    more = read_data(model._given)
+    return replace(
+        parsed,
+        arrays={**parsed.arrays, **more.arrays},
+        dims={**parsed.dims, **more.dims},
+        coords={**more.coords, **parsed.coords},
+        missing={**parsed.missing, **more.missing},
+        categorical=parsed.categorical | more.categorical,
+        names=(*parsed.names, *more.names),
+    )
+
+
+def _transposed(nodes: Mapping[str, Any], parsed: Data) -> Data:
+    """Observed arrays whose dims are named, in the order that the variable declares."""
+    for name, node in nodes.items():
+        declared, found = node.dims + node.event_dims, parsed.dims.get(name)
+        if not isinstance(node, RandomVariable) or not declared or found is None:
+            continue
+        if found == declared or set(found) != set(declared):
+            continue
+        order = [found.index(d) for d in declared]
+        for part in (parsed.arrays, parsed.missing):
+            if name in part:
+                part[name] = np.transpose(part[name], order)
+        parsed.dims[name] = declared
+    return parsed
+
+
+def _rows_of(like: Target | None) -> str | None:
+    return None if like is None else like.labels.rows
 
 
 def _training_coords(like: Target | None) -> dict[str, np.ndarray]:
@@ -131,13 +198,16 @@ def _observed(nodes: Mapping[str, Any], parsed: Data) -> list[str]:
         elif node is not None:
             kind = "a factor" if isinstance(node, Factor) else "deterministic"
             raise ValueError(
-                f"site {name!r}: it is {kind} and cannot be observed, but the data have a column of "
-                "that name; rename the column, or use model.do to set the variable"
+                f"site {name!r}: it is {kind} and cannot be observed, but the data have a column "
+                "of that name; leave the column out or rename it (a variable that model.do has set "
+                "takes no data)"
             )
     return found
 
 
-def _check_names(model: Model, parsed: Data, observed: list[str]) -> None:
+def _check_names(
+    model: Model, parsed: Data, observed: list[str], like: Target | None
+) -> None:
     nodes = model.nodes
     sizes = {d for n in nodes.values() for d in (*n.dims, *n.event_dims)}
     sizes |= {d for axes in parsed.dims.values() for d in axes or ()}
@@ -152,18 +222,39 @@ def _check_names(model: Model, parsed: Data, observed: list[str]) -> None:
                     f"the data, nor a dim.{nearest(parent, options)} Variables: {listing(nodes)}; "
                     f"data: {listing(parsed.arrays)}; dims: {listing(sizes)}."
                 )
-    if parsed.is_frame:
-        return
+    if like is None:
+        _check_unused(nodes, parsed, observed, sizes)
+
+
+def _check_unused(
+    nodes: Mapping[str, Any], parsed: Data, observed: list[str], sizes: set[str]
+) -> None:
+    """Raise if a column that nobody uses looks like a misspelt variable.
+
+    A frame may hold many columns that the model does not use: there only an outcome (a variable
+    that nothing depends on) counts, and only names that differ in case or by a letter or two.
+    """
     parents = {p for n in nodes.values() for p in n.parents}
-    for name in parsed.arrays:
-        if name not in nodes and name not in parents and name not in sizes:
-            latent = [k for k in nodes if k not in observed]
-            close = nearest(name, latent)
-            if close:
-                raise ValueError(
-                    f"data {name!r}: no variable uses or declares it.{close} (That variable would "
-                    "be left unobserved.) Rename the entry, or leave it out."
-                )
+    latent = [k for k in nodes if k not in observed]
+    if parsed.is_frame:
+        ends = [k for k in latent if k not in parents and isinstance(nodes[k], RandomVariable)]
+        found = [c for c in parsed.names if c not in nodes and c not in parents]
+        pairs = [(c, k) for k in ends for c in found if _misspelt(c, k)]
+        close = {c: f" Did you mean {k!r}?" for c, k in pairs}
+    else:
+        found = [k for k in parsed.arrays if k not in nodes and k not in parents]
+        close = {c: nearest(c, latent) for c in found if c not in sizes}
+    for name, hint in close.items():
+        if hint:
+            raise ValueError(
+                f"data {name!r}: no variable uses or declares it.{hint} (That variable would "
+                "be left unobserved.) Rename the entry, or leave it out."
+            )
+
+
+def _misspelt(column: str, variable: str) -> bool:
+    a, b = column.lower().replace("_", ""), variable.lower().replace("_", "")
+    return a == b or difflib.SequenceMatcher(None, a, b).ratio() > 0.85
 
 
 def _columns(nodes: Mapping[str, Any], parsed: Data, sizes: dict) -> dict[str, np.ndarray]:

@@ -57,11 +57,21 @@ def parse_reparam(reparam: Any, nodes: Mapping[str, Any]) -> dict[str, str]:
 
 def centring_shape(d: Any, shape: tuple, batch: tuple) -> tuple[int, ...] | None:
     """Shape of the centring choice of a distribution, or None where there is none to make."""
+    d = _plain(d)
     if type(d) in _ELEMENTWISE:
         return shape
     if type(d) is dist.MultivariateNormal:
         return batch
     return None
+
+
+def _plain(d: Any) -> Any:
+    """The distribution without `expand` and `to_event`, which change no element's density."""
+    while type(d) in (dist.ExpandedDistribution, dist.Independent):
+        if type(d) is dist.Independent and type(d.base_dist) is dist.MultivariateNormal:
+            return d
+        d = d.base_dist
+    return d
 
 
 def _moved(d: Any, weight: Any) -> Any:
@@ -83,6 +93,7 @@ def _moved(d: Any, weight: Any) -> Any:
 
 def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
     """The site's value at ``z``, and the log density terms of ``z``."""
+    d = _plain(d)
     terms = _moved(d, weight).log_prob(z)
     if type(d) is dist.MultivariateNormal:
         moved = d.loc + (d.scale_tril @ z[..., None])[..., 0]
@@ -94,6 +105,7 @@ def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
 
 def decentre(d: Any, value: Array, weight: Any) -> Array:
     """The inverse of `centre` on values."""
+    d = _plain(d)
     w = jnp.asarray(weight)
     if type(d) is dist.MultivariateNormal:
         shape = jnp.broadcast_shapes(value.shape, d.batch_shape + d.event_shape)
@@ -113,8 +125,8 @@ def choose_centring(target: Target, like: Target | None) -> Target:
         old = like.arrays.get("centred", {})
         shapes = {k: np.shape(target.arrays["centred"][k]) for k in names}
         chosen = {
-            k: np.asarray(old[k]) if np.shape(old.get(k)) == shapes[k] else np.zeros(shapes[k], bool)
-            for k in names
+            k: np.asarray(old[k]) if np.shape(old.get(k)) == s else np.zeros(s, bool)
+            for k, s in shapes.items()
         }
         return _with_choice(target, chosen)
     # Centring only matters where data speak; without any, non-centred is exact.
@@ -173,7 +185,7 @@ def _by_choice(ratio: Array, shape: tuple[int, ...]) -> Array:
 
 
 def describe_centring(target: Target) -> dict[str, str]:
-    """The choice for each site in words: ``centred``, ``non-centred`` or a share of its elements."""
+    """The choice for each site in words: ``centred``, ``non-centred`` or the share centred."""
     out = {}
     for name, choice in target.arrays.get("centred", {}).items():
         share = float(np.mean(choice))

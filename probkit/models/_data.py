@@ -19,7 +19,7 @@ import numpy as np
 
 from probkit.core._errors import listing, nearest
 from probkit.models._columns import Column, index_labels, libraries, read_column
-from probkit.models._labels import label_array
+from probkit.models._labels import label_array, recode
 
 ROWS = "__rows__"
 
@@ -96,6 +96,7 @@ def read_data(
     *,
     dims: Any = None,
     categories: Mapping[str, Any] | None = None,
+    order: Mapping[str, Any] | None = None,
     names: Collection[str] | None = None,
 ) -> Data:
     """Read ``data`` into named numpy arrays.
@@ -108,6 +109,8 @@ def read_data(
       dim may stand as it is, ``{"x": "school"}``.
     - ``categories``: labels by column as they were at training; entries are matched to them, and
       those columns are codes even where the new data are plain numbers.
+    - ``order``: labels by column, in the order to number them in, for columns that hold labels;
+      columns of numbers are left alone (they may be codes already, and the labels their names).
     - ``names``: of a frame or Dataset read only these columns, so that a column which nobody uses
       cannot be at fault. None reads all of them.
 
@@ -121,8 +124,33 @@ def read_data(
     >>> data.missing["y"].tolist()
     [False, True, False]
     """
-    known = {name: label_array(np.asarray(v).tolist()) for name, v in (categories or {}).items()}
+    known = {name: label_array(np.asarray(v).tolist()) for name, v in _items(categories)}
     named = _dims_option(dims)
+    parsed = _read(data, named, known, names)
+    for name, labels in _items(order):
+        if name in parsed.categorical and name not in known:
+            _recode(parsed, name, label_array(np.asarray(labels).tolist()))
+    return parsed
+
+
+def _items(mapping: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    return [] if mapping is None else list(mapping.items())
+
+
+def _recode(parsed: Data, name: str, order: np.ndarray) -> None:
+    codes, labels = parsed.arrays[name], parsed.coords[name]
+    parsed.arrays[name] = recode(f"column {name!r}", codes, labels, order)
+    parsed.arrays[name].setflags(write=False)
+    parsed.coords[name] = order
+
+
+def _read(
+    data: Any,
+    named: dict[str, tuple[str, ...]],
+    known: dict[str, np.ndarray],
+    names: Collection[str] | None,
+) -> Data:
+    """Read by what ``data`` is."""
     if data is None:
         return _assemble({}, {})
     roots = libraries(data)
@@ -303,9 +331,13 @@ def _add_coords(data: Data, name: str, dim: str, labels: np.ndarray) -> None:
     if have is not labels and not np.array_equal(have, labels):
         raise ValueError(
             f"data {name!r}: its labels of the dim {dim!r} differ from those another array gives "
-            f"({listing(labels.tolist(), 4)} against {listing(have.tolist(), 4)}); align them "
+            f"({_some(labels)} against {_some(have)}); align them "
             f"first, for example with `xarray.align`."
         )
+
+
+def _some(labels: np.ndarray) -> str:
+    return listing([str(label) for label in labels], 4)
 
 
 def _check_sizes(data: Data) -> None:

@@ -12,13 +12,13 @@ with dims ``D_v``
 when element i of a factor depends on element i of ``v`` alone along their shared dims; that is
 checked numerically when data are bound, and a model that breaks it (``z[region]`` with one ``z``
 a region) is refused by name. Going back through the eliminations draws the discrete variables from
-their conditional posterior. Cost: one evaluation of a factor for each combination.
+their conditional posterior. A discrete chain over time is eliminated by the forward algorithm
+(`probkit.models._chains`). Cost: one evaluation of a factor for each combination.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -26,20 +26,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from probkit.core import Terms, listing
+from probkit.models._chains import Transition, cavity, collapse, draw_path, link, look_up_link
+from probkit.models._facts import refuse_unsummable
+from probkit.models._markov import Markov
 from probkit.models._nodes import Deterministic, Factor, RandomVariable
 from probkit.models._sites import call
+from probkit.models._tensors import Tensor, aligned, at_codes, pick, product, spread
 
 if TYPE_CHECKING:
     from probkit.models._graph_program import GraphProgram, View
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """Log factor: one leading axis for each of ``variables``, then one for each of ``dims``."""
-
-    variables: tuple[str, ...]
-    dims: tuple[str, ...]
-    value: Array
 
 
 class Enumeration:
@@ -47,6 +42,10 @@ class Enumeration:
 
     def __init__(self, program: GraphProgram):
         self.program = program
+        nodes = program.nodes
+        for name in program.summed:
+            refuse_unsummable(name, program.facts[name], isinstance(nodes[name], Markov))
+        self.chains = tuple(k for k in program.summed if isinstance(nodes[k], Markov))
         self.depends = self._dependencies()
         self.order = self._elimination_order()
         self._check_plates()
@@ -56,7 +55,7 @@ class Enumeration:
     def _dependencies(self) -> dict[str, tuple[str, ...]]:
         """For every node, the discrete latents that it depends on other than through sites."""
         out: dict[str, tuple[str, ...]] = {}
-        discrete = self.program.discrete
+        discrete = self.program.summed
         for name, node in self.program.nodes.items():
             found: dict[str, None] = {}
             for parent in node.parents:
@@ -72,12 +71,13 @@ class Enumeration:
 
     def _elimination_order(self) -> tuple[str, ...]:
         facts = self.program.facts
-        # Ties: children before parents, so that chains stay small.
+        names = self.program.summed
+        # Ties: what a chain over time emits before the chain; children before parents.
         ranked = sorted(
-            range(len(self.program.discrete)),
-            key=lambda i: (-len(facts[self.program.discrete[i]].dims), -i),
+            range(len(names)),
+            key=lambda i: (-len(facts[names[i]].dims), names[i] in self.chains, -i),
         )
-        return tuple(self.program.discrete[i] for i in ranked)
+        return tuple(self.program.summed[i] for i in ranked)
 
     def _check_plates(self) -> None:
         for name in self._factors():
@@ -99,11 +99,13 @@ class Enumeration:
         return [
             k
             for k, n in nodes.items()
-            if not isinstance(n, Deterministic) and (self.depends[k] or k in self.program.discrete)
+            if not isinstance(n, Deterministic)
+            and k not in self.program.barren
+            and (self.depends[k] or k in self.program.summed)
         ]
 
     def _variables(self, name: str) -> tuple[str, ...]:
-        own = (name,) if name in self.program.discrete else ()
+        own = (name,) if name in self.program.summed else ()
         return tuple(dict.fromkeys((*self.depends[name], *own)))
 
     def _dims(self, name: str) -> tuple[str, ...]:
@@ -122,21 +124,25 @@ class Enumeration:
         if observed:
             terms.likelihood["+".join(observed)] = total
         else:
-            terms.prior["+".join(self.program.discrete)] = total
+            terms.prior["+".join(self.program.summed)] = total
         return terms
 
     def _collect(
         self, z: Mapping[str, Array], arrays: dict, view: View
-    ) -> tuple[dict[str, Any], Terms, list[Tensor]]:
+    ) -> tuple[dict[str, Any], Terms, list[Tensor | Transition]]:
         program = self.program
         env: dict[str, Any] = {}
         terms = Terms({}, {}, {})
-        tensors: list[Tensor] = []
+        tensors: list[Tensor | Transition] = []
         for name, node in program.nodes.items():
+            if name in program.barren:
+                continue
             if isinstance(node, Deterministic):
                 if not self.depends[name]:
                     env[name] = call(name, node, program.arguments(name, env, view))
-            elif name in program.discrete:
+            elif name in self.chains:
+                tensors.append(self._link(name, env, view))
+            elif name in program.summed:
                 tensors.append(self._tensor(name, None, env, arrays, view))
             elif not self.depends[name]:
                 if isinstance(node, Factor):
@@ -147,7 +153,8 @@ class Enumeration:
             elif isinstance(node, Factor):
                 tensors.append(self._tensor(name, None, env, arrays, view))
             else:
-                value, jacobian = self._value(name, z, env, view)
+                first = {v: self._constant(v, 0) for v in self.depends[name]}
+                value, jacobian = self._value(name, z, {**env, **first}, view)
                 env[name] = value
                 if jacobian is not None:
                     own = name if name not in program.plan.observed else f"{name}_missing"
@@ -155,20 +162,21 @@ class Enumeration:
                 tensors.append(self._tensor(name, value, env, arrays, view))
         return env, terms, tensors
 
-    def _first(self, env: Mapping[str, Any], variables: tuple[str, ...]) -> dict[str, Any]:
-        return {**env, **{v: self._constant(v, 0) for v in variables}}
-
     def _constant(self, variable: str, code: Any) -> Array:
-        """Every element of a discrete variable at one value of its support."""
-        f = self.program.facts[variable]
-        return jnp.full(f.shape, 0, int) + code
+        """Every element of a discrete variable at one value of its support, given by its place."""
+        shape = self.program.facts[variable].shape
+        return jnp.broadcast_to(self._decoded(variable, code), shape)
+
+    def _decoded(self, variable: str, codes: Any) -> Array:
+        """Values of a discrete variable from their places in its support."""
+        return jnp.asarray(self.program.facts[variable].values)[codes]
 
     def _value(
         self, name: str, z: Mapping[str, Array], env: dict, view: View
     ) -> tuple[Array, Array | None]:
         """The value of a continuous or observed site; its support may not depend on discrete ones."""
         program = self.program
-        local = self._extend(name, self._first(env, self.depends[name]), view)
+        local = self._extend(name, env, view)
         d = program.distribution(name, local, view)
         if name not in program.plan.observed:
             from numpyro.distributions import biject_to
@@ -206,7 +214,7 @@ class Enumeration:
         terms = d.log_prob(chosen[name] if name in chosen else value)
         terms = jnp.broadcast_to(terms, program.facts[name].batch_shape)
         if name in arrays["masked"] and name not in program.imputed:
-            terms = jnp.where(arrays["masked"][name], 0.0, terms)
+            terms = jnp.where(program.holes(name, arrays), 0.0, terms)
         return terms
 
     def _tensor(self, name: str, value: Any, env: dict, arrays: dict, view: View) -> Tensor:
@@ -216,26 +224,52 @@ class Enumeration:
             chosen = {v: self._constant(v, c) for v, c in zip(variables, codes, strict=True)}
             return self._density(name, value, env, arrays, view, chosen)
 
-        fn: Callable = at
-        for i in reversed(range(len(variables))):
-            fn = _vmap_code(fn, i)
-        sizes = [self.program.facts[v].support_size for v in variables]
-        return Tensor(variables, self._dims(name), fn(tuple(jnp.arange(k) for k in sizes)))
+        return Tensor(variables, self._dims(name), at_codes(self.program, variables, at))
 
-    def _eliminate(self, tensors: list[Tensor]) -> tuple[Array, list[tuple[str, Tensor]]]:
+    def _link(self, name: str, env: dict, view: View) -> Transition:
+        """The factor of a discrete chain: transitions between its neighbours in time."""
+        program = self.program
+        variables = self._variables(name)
+        others = tuple(v for v in variables if v != name)
+
+        def at(codes: tuple) -> Array:
+            chosen = {v: self._constant(v, c) for v, c in zip(others, codes, strict=True)}
+            local = self._extend(name, {**env, **chosen}, view)
+            return link(program, name, program.distribution(name, local, view))
+
+        return Transition((name, *others), self._dims(name), at_codes(program, others, at, 2))
+
+    def _eliminate(
+        self, tensors: list[Tensor | Transition]
+    ) -> tuple[Array, list[tuple[str, Tensor, Transition | None]]]:
         """The log sum over all variables, and for each the factor it was drawn out of."""
-        steps: list[tuple[str, Tensor]] = []
-        left = list(tensors)
+        steps: list[tuple[str, Tensor, Transition | None]] = []
+        links = {t.variables[0]: t for t in tensors if isinstance(t, Transition)}
+        left = [t for t in tensors if isinstance(t, Tensor)]
         for variable in self.order:
             mine = [t for t in left if variable in t.variables]
             left = [t for t in left if variable not in t.variables]
             dims = self.program.facts[variable].dims
-            joined = _product(mine, dims, variable, self.program)
-            steps.append((variable, joined))
+            self._check_links(variable, links)
+            joined = product(mine, dims, variable, self.program)
+            steps.append((variable, joined, links.get(variable)))
+            if variable in links:
+                left.append(collapse(self.program, joined, links.pop(variable)))
+                continue
             axis = joined.variables.index(variable)
             rest = tuple(v for v in joined.variables if v != variable)
             left.append(Tensor(rest, dims, jax.nn.logsumexp(joined.value, axis=axis)))
         return sum((jnp.sum(t.value) for t in left), jnp.zeros(())), steps
+
+    def _check_links(self, variable: str, links: Mapping[str, Transition]) -> None:
+        for chain, t in links.items():
+            if variable in t.variables and variable != chain:
+                raise ValueError(
+                    f"site {variable!r}: it is discrete, and the steps of the chain {chain!r} "
+                    "depend on it along the chain's dims; the two cannot be summed out one after "
+                    f"the other: make them one chain whose states are pairs, or give {variable!r} "
+                    "fewer dims"
+                )
 
     # -- going back -------------------------------------------------------------------------
 
@@ -244,26 +278,20 @@ class Enumeration:
         _, _, tensors = self._collect(z, arrays, view)
         _, steps = self._eliminate(tensors)
         chosen: dict[str, Array] = {}
-        for i, (variable, joined) in enumerate(reversed(steps)):
+        for i, (variable, joined, chain) in enumerate(reversed(steps)):
+            own = jax.random.fold_in(key, i)
+            if chain is not None:
+                chosen[variable] = draw_path(own, self.program, joined, chain, chosen)
+                continue
             logits = self._given(joined, variable, chosen)
-            chosen[variable] = jax.random.categorical(jax.random.fold_in(key, i), logits, axis=0)
-        return chosen
+            chosen[variable] = jax.random.categorical(own, logits, axis=0)
+        return {v: self._decoded(v, codes) for v, codes in chosen.items()}
 
     def _given(self, joined: Tensor, variable: str, chosen: Mapping[str, Array]) -> Array:
         """Logits of a variable (leading axis) with the variables drawn before it put in."""
-        value = jnp.moveaxis(joined.value, joined.variables.index(variable), 0)
         rest = [v for v in joined.variables if v != variable]
-        for other in rest:
-            codes = chosen[other]
-            dims = self.program.facts[other].dims
-            shape = [self.program.sizes[d] if d in dims else 1 for d in joined.dims]
-            ordered = jnp.transpose(codes, [dims.index(d) for d in joined.dims if d in dims])
-            index = ordered.reshape(shape)
-            full = (value.shape[0], 1, *value.shape[2:])
-            depth = len(full) - 2 - len(joined.dims)
-            index = index.reshape((1, 1, *(1,) * depth, *shape))
-            value = jnp.take_along_axis(value, jnp.broadcast_to(index, full), axis=1)[:, 0]
-        return value
+        value = spread(joined.value, joined.variables, (variable, *rest))
+        return pick(value, 1, rest, joined.dims, chosen, self.program)
 
     def local_pointwise(self, z: Mapping[str, Array], arrays: dict, view: View) -> dict[str, Array]:
         """Log likelihood with a variable summed out, for sites that alone depend on it.
@@ -272,25 +300,39 @@ class Enumeration:
         density, not by the density at a drawn component.
         """
         _, _, tensors = self._collect(z, arrays, view)
-        out = {}
         names = self._factors()
-        for name, tensor in zip(names, tensors, strict=True):
+        by_name = dict(zip(names, tensors, strict=True))
+        out = {}
+        for name, tensor in by_name.items():
             if self.program.sites[name].kind != "observed" or len(tensor.variables) != 1:
                 continue
             variable = tensor.variables[0]
-            users = [k for k in names if variable in self._variables(k)]
             own = self.program.facts[variable].dims
-            if set(users) != {name, variable} or set(own) != set(tensor.dims):
+            if set(own) != set(tensor.dims) or by_name[variable].variables != (variable,):
                 continue
-            prior = tensors[names.index(variable)]
-            if prior.variables != (variable,):
+            users = [k for k in names if variable in self._variables(k)]
+            if variable in self.chains:
+                value = self._without(tensor, variable, [by_name[k] for k in users])
+            elif set(users) == {name, variable}:
+                joint = tensor.value + aligned(by_name[variable], tensor.dims)
+                value = jax.nn.logsumexp(joint, axis=0)
+            else:
+                value = None
+            if value is None:
                 continue
-            joint = tensor.value + _aligned(prior, tensor.dims)
-            value = jax.nn.logsumexp(joint, axis=0)
             if name in arrays["masked"]:
-                value = jnp.where(arrays["masked"][name], jnp.nan, value)
+                value = jnp.where(self.program.holes(name, arrays), jnp.nan, value)
             out[name] = value
         return out
+
+    def _without(self, site: Tensor, variable: str, factors: list) -> Array | None:
+        """A chain's observed child, each element given all others; None where others interfere."""
+        emissions = [t for t in factors if isinstance(t, Tensor)]
+        chain = next(t for t in factors if isinstance(t, Transition))
+        if any(t.variables != (variable,) for t in emissions):
+            return None
+        joined = product(emissions, chain.dims, variable, self.program)
+        return cavity(self.program, site, joined, chain)
 
     # -- the check at bind ------------------------------------------------------------------
 
@@ -298,28 +340,35 @@ class Enumeration:
         """Raise if some element of a factor depends on other elements of a discrete variable."""
         from probkit.core._programs import compiled
 
-        def errors(arrays: dict) -> dict[str, Array]:
+        def errors(arrays: dict) -> dict[str, dict[str, Array]]:
             program = self.program
             view = program.view(arrays)
             key = jax.random.key(7)
             z = program.prior_point(key, arrays)
             env, _, tensors = self._collect(z, arrays, view)
-            out = {}
+            # Only for its errors: what cannot be eliminated is named here, not in the first run.
+            self._eliminate(tensors)
+            mixed, moved = {}, {}
             for i, (name, tensor) in enumerate(zip(self._factors(), tensors, strict=True)):
-                chosen = {}
-                for j, v in enumerate(tensor.variables):
-                    f = program.facts[v]
-                    fold = jax.random.fold_in(jax.random.fold_in(key, i), j)
-                    chosen[v] = jax.random.randint(fold, f.shape, 0, f.support_size)
-                value = env.get(name)
-                direct = self._density(name, value, env, arrays, view, chosen)
-                looked_up = self._look_up(tensor, chosen)
-                gap = jnp.abs(direct - looked_up) / (1.0 + jnp.abs(direct))
-                out[name] = jnp.max(jnp.where(jnp.isnan(gap), 0.0, gap), initial=0.0)
-            return out
+                codes = self._random_codes(jax.random.fold_in(key, i), tensor.variables)
+                chosen = {v: self._decoded(v, c) for v, c in codes.items()}
+                direct = self._density(name, env.get(name), env, arrays, view, chosen)
+                mixed[name] = _gap(direct, self._look_up(tensor, codes))
+                if name in env:
+                    value, _ = self._value(name, z, {**env, **chosen}, view)
+                    moved[name] = _gap(value, env[name])
+            return {"mixed": mixed, "moved": moved}
 
         gaps = compiled(self.program, "elementwise", None, errors, (arrays,))(arrays)
-        for name, gap in gaps.items():
+        for name, gap in gaps["moved"].items():
+            if float(gap) > 1e-3:
+                variable = self._variables(name)[0]
+                raise ValueError(
+                    f"site {variable!r}: it is discrete, and the support of {name!r} depends on "
+                    f"it, so that it cannot be summed out at a value of {name!r}; expected one "
+                    f"support for all values of {variable!r}: scale or shift {name!r} instead"
+                )
+        for name, gap in gaps["mixed"].items():
             if float(gap) > 1e-3:
                 variables = self._variables(name)
                 raise ValueError(
@@ -329,72 +378,20 @@ class Enumeration:
                     "but its own dims, or declare it along the dims of its user"
                 )
 
-    def _look_up(self, tensor: Tensor, chosen: Mapping[str, Array]) -> Array:
-        value = tensor.value
-        for v in tensor.variables:
-            dims = self.program.facts[v].dims
-            codes = jnp.transpose(chosen[v], [dims.index(d) for d in tensor.dims if d in dims])
-            shape = [self.program.sizes[d] if d in dims else 1 for d in tensor.dims]
-            depth = value.ndim - 1 - len(tensor.dims)
-            index = codes.reshape((1, *(1,) * depth, *shape))
-            full = (1, *value.shape[1:])
-            value = jnp.take_along_axis(value, jnp.broadcast_to(index, full), axis=0)[0]
-        return value
+    def _random_codes(self, key: Array, variables: tuple[str, ...]) -> dict[str, Array]:
+        out = {}
+        for j, v in enumerate(variables):
+            f = self.program.facts[v]
+            out[v] = jax.random.randint(jax.random.fold_in(key, j), f.shape, 0, f.support_size)
+        return out
+
+    def _look_up(self, tensor: Tensor | Transition, codes: dict[str, Array]) -> Array:
+        if isinstance(tensor, Transition):
+            return look_up_link(self.program, tensor, codes)
+        return pick(tensor.value, 0, tensor.variables, tensor.dims, codes, self.program)
 
 
-def _vmap_code(fn: Callable, i: int) -> Callable:
-    def mapped(codes: tuple) -> Array:
-        def one(code: Array) -> Array:
-            return fn((*codes[:i], code, *codes[i + 1 :]))
-
-        return jax.vmap(one)(codes[i])
-
-    return mapped
-
-
-def _product(
-    tensors: list[Tensor], dims: tuple[str, ...], variable: str, program: GraphProgram
-) -> Tensor:
-    """Factors multiplied (log terms added) after summing over their dims outside ``dims``."""
-    variables = tuple(dict.fromkeys(v for t in tensors for v in t.variables))
-    for other in variables:
-        if not set(program.facts[other].dims) <= set(dims):
-            raise ValueError(
-                f"site {variable!r}: it is discrete with dims {dims}, and shares a factor with the "
-                f"discrete {other!r} of dims {program.facts[other].dims}; neither set of dims holds "
-                "the other, so they cannot be summed out: make one depend on a dim of the other"
-            )
-    total: Any = None
-    for t in tensors:
-        lead = len(t.variables)
-        gone = tuple(lead + i for i, d in enumerate(t.dims) if d not in dims)
-        kept = tuple(d for d in t.dims if d in dims)
-        value = jnp.sum(t.value, axis=gone) if gone else t.value
-        value = _aligned(Tensor(t.variables, kept, value), dims)
-        value = _spread(value, t.variables, variables)
-        total = value if total is None else total + value
-    sizes = [program.facts[v].support_size for v in variables]
-    shape = (*sizes, *(program.sizes[d] for d in dims))
-    return Tensor(variables, dims, jnp.broadcast_to(total, shape))
-
-
-def _aligned(t: Tensor, dims: tuple[str, ...]) -> Array:
-    """The factor's value with one axis for each of ``dims``, in that order (1 where it has none)."""
-    lead = len(t.variables)
-    order = [lead + t.dims.index(d) for d in dims if d in t.dims]
-    value = jnp.transpose(t.value, [*range(lead), *order])
-    shape = list(value.shape[:lead])
-    sizes = iter(value.shape[lead:])
-    shape += [next(sizes) if d in t.dims else 1 for d in dims]
-    return value.reshape(shape)
-
-
-def _spread(value: Array, have: tuple[str, ...], want: tuple[str, ...]) -> Array:
-    """The value with one leading axis for each of ``want``, in that order."""
-    lead = len(have)
-    order = [have.index(v) for v in want if v in have]
-    value = jnp.transpose(value, [*order, *range(lead, value.ndim)])
-    sizes = iter(value.shape[:lead])
-    shape = [next(sizes) if v in have else 1 for v in want]
-    return value.reshape((*shape, *value.shape[lead:]))
-
+def _gap(a: Array, b: Array) -> Array:
+    """The largest relative difference; entries that are infinite in both do not count."""
+    gap = jnp.abs(a - b) / (1.0 + jnp.abs(a))
+    return jnp.max(jnp.where(jnp.isnan(gap), 0.0, gap), initial=0.0)

@@ -14,11 +14,16 @@ from numpyro.distributions import biject_to
 from probkit.models._centring import centring_shape
 from probkit.models._graph import reaches
 from probkit.models._nodes import Deterministic, Node, RandomVariable
-from probkit.models._parameters import check_parameters, concrete, constraint_words
+from probkit.models._parameters import (
+    check_parameters,
+    concrete,
+    constraint_words,
+    elementwise,
+)
 from probkit.models._sites import call, check_distribution
 
 if TYPE_CHECKING:
-    from probkit.models._graph_program import Plan
+    from probkit.models._plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +36,8 @@ class Facts:
         discrete: whether the distribution is discrete.
         support: the support, where its bounds are known now; else None.
         unconstrained: shape in the unconstrained space.
-        support_size: number of values, for a discrete latent.
+        values: the support's values, for a discrete latent that has finitely many; else None.
+        unsummable: why a discrete latent has none of these (`values` is None then).
         style: ``"auto"``, ``"noncentred"`` or ``""`` (as declared).
         centring: shape of the centring choice.
     """
@@ -44,9 +50,15 @@ class Facts:
     support: Any = None
     support_words: str = ""
     unconstrained: tuple[int, ...] = ()
-    support_size: int = 0
+    values: np.ndarray | None = None
+    unsummable: str = ""
     style: str = ""
     centring: tuple[int, ...] = ()
+
+    @property
+    def support_size(self) -> int:
+        """Number of values of a discrete latent's support; 0 where it has none."""
+        return 0 if self.values is None else len(self.values)
 
 
 def inspect_sites(
@@ -56,7 +68,7 @@ def inspect_sites(
 
     Raises:
         ValueError, TypeError: a function fails, a shape does not fit its dims, a known parameter
-            lies outside its constraint, a discrete latent cannot be summed out.
+            lies outside its constraint.
     """
     facts: dict[str, Facts] = {}
     pass_ = _Pass(plan, columns, values, facts)
@@ -129,10 +141,12 @@ class _Pass:
                 f"site {name!r}: expected data of shape {shape} for dims {dims}, found "
                 f"{self.values[name].shape}; reshape the data, or mend dims= / event_dims="
             )
+        if observed and not discrete and self.plan.missing.get(name):
+            _check_imputable(name, d)
         style, centring = "", ()
-        unconstrained, size = shape, 0
+        unconstrained, codes, reason = shape, None, ""
         if not observed and discrete:
-            size = _support_size(name, d)
+            codes, reason = _support_values(d)
         elif not observed:
             style, centring = self.style(name, d, shape, batch)
             if not style:
@@ -146,7 +160,8 @@ class _Pass:
             d.support if concrete(d.support) else None,
             constraint_words(d.support),
             unconstrained,
-            size,
+            codes,
+            reason,
             style,
             centring,
         )
@@ -181,6 +196,11 @@ class _Pass:
     def dims(
         self, name: str, node: RandomVariable, batch: tuple, event: tuple
     ) -> tuple[str, ...]:
+        axes = self.plan.data_dims.get(name, ())
+        if name in self.values and not node.event_dims and None not in axes:
+            # The data name the axes that the node does not (a frame's rows, a DataArray's dims).
+            if len(axes) == len(batch) + len(event):
+                return tuple(d for d in axes if d is not None)
         first = node.dims or tuple(f"{name}_dim_{i}" for i in range(len(batch)))
         last = node.event_dims
         if last and len(last) != len(event):
@@ -244,6 +264,15 @@ def _name(d: Any) -> str:
     return type(base).__name__
 
 
+def _check_imputable(name: str, d: Any) -> None:
+    if elementwise(d.support).event_dim:
+        raise ValueError(
+            f"site {name!r}: it has missing entries, but the entries of a {_name(d)} are "
+            f"constrained together ({constraint_words(d.support)}), so that single ones cannot be "
+            "imputed; drop those rows, or complete them"
+        )
+
+
 def _unconstrained_shape(name: str, d: Any, shape: tuple) -> tuple[int, ...]:
     try:
         return tuple(biject_to(d.support).inverse_shape(shape))
@@ -255,16 +284,29 @@ def _unconstrained_shape(name: str, d: Any, shape: tuple) -> tuple[int, ...]:
         ) from None
 
 
-def _support_size(name: str, d: Any) -> int:
-    if getattr(d, "has_enumerate_support", False) and not d.event_shape:
-        try:
-            return int(d.enumerate_support(expand=False).shape[0])
-        except Exception as error:
-            reason = f"its support is not known before the run ({type(error).__name__})"
-    else:
-        reason = "its support is unbounded or has several axes"
-    raise ValueError(
-        f"site {name!r}: the discrete {_name(d)} is not observed and cannot be summed out, since "
-        f"{reason}; expected a discrete latent with finitely many values such as Categorical or "
-        "Bernoulli: replace it by one, marginalise by hand, or use a continuous relaxation"
-    )
+def _support_values(d: Any) -> tuple[np.ndarray | None, str]:
+    """The values of a discrete distribution's support, or None and the reason."""
+    if not getattr(d, "has_enumerate_support", False) or d.event_shape:
+        return None, "its support is unbounded or has several axes"
+    try:
+        with jax.ensure_compile_time_eval():
+            return np.asarray(d.enumerate_support(expand=False)).reshape(-1), ""
+    except Exception as error:
+        return None, f"its values are not known before the run ({type(error).__name__})"
+
+
+def refuse_unsummable(name: str, facts: Facts, chain: bool = False) -> None:
+    """Raise a ValueError if a discrete latent has no finite support to be summed over."""
+    if chain and facts.values is not None and facts.values.tolist() != [*range(len(facts.values))]:
+        raise ValueError(
+            f"site {name!r}: expected the states of a chain that is summed out to be numbered from "
+            f"0, found {facts.values.tolist()}; shift its distribution, and add the first value "
+            "where it is used"
+        )
+    if facts.values is None:
+        raise ValueError(
+            f"site {name!r}: the discrete {facts.distribution} is not observed and cannot be "
+            f"summed out, since {facts.unsummable}; expected a discrete latent with finitely many "
+            "values such as Categorical or Bernoulli: replace it by one, marginalise by hand, or "
+            "use a continuous relaxation"
+        )

@@ -14,7 +14,7 @@ with their sizes say what repeats. The cost is that of the functions themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -28,58 +28,15 @@ from probkit.core import Batch, Program, Site, Terms
 from probkit.models._centring import centre, decentre
 from probkit.models._enumerate import Enumeration
 from probkit.models._facts import Facts, inspect_sites
-from probkit.models._nodes import Deterministic, Factor, Node, RandomVariable
+from probkit.models._graph import consumers
+from probkit.models._markov import Markov
+from probkit.models._minibatch import check_batch
+from probkit.models._nodes import Deterministic, Factor, RandomVariable
 from probkit.models._observed import as_observed
+from probkit.models._parameters import elementwise
+from probkit.models._plan import Plan, View, missing_dim
+from probkit.models._simulate import score, simulate
 from probkit.models._sites import call, check_distribution
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What a program is compiled for: the graph, sizes, names, shapes and dtypes; never values."""
-
-    nodes: dict[str, Node]
-    sizes: dict[str, int]
-    columns: dict[str, tuple]
-    data_dims: dict[str, tuple[str | None, ...]]
-    observed: dict[str, tuple]
-    missing: dict[str, int]
-    style: dict[str, str]
-    dtype: str
-
-    def key(self) -> tuple:
-        """Hashable; the model itself is not in it, since each model keeps its own programs."""
-        return tuple(
-            tuple(sorted((k, v) for k, v in part.items()))
-            for part in (self.sizes, self.columns, self.observed, self.missing, self.style)
-        ) + (tuple(sorted((k, str(v)) for k, v in self.data_dims.items())), self.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """The arrays of one evaluation: all rows, or a mini-batch of them along one dim."""
-
-    data: dict[str, Array]
-    observed: dict[str, Array]
-    index: dict[str, Array]
-    centred: dict[str, Array]
-    sizes: dict[str, int]
-    batch: Batch | None = None
-    factor: float = 1.0
-
-    def rows(self, value: Array, dims: tuple[str | None, ...]) -> Array:
-        """The rows of the batch of an array with these dims."""
-        if self.batch is None or self.batch.dim not in dims:
-            return value
-        return jnp.take(value, self.batch.index, axis=dims.index(self.batch.dim))
-
-    def scale(self, dims: tuple[str, ...]) -> float:
-        """Rows in the data / rows in the batch, for a site with these dims."""
-        return self.factor if self.batch is not None and self.batch.dim in dims else 1.0
-
-
-def missing_dim(name: str, dims: tuple[str, ...]) -> str:
-    """The dim of the imputed entries of a variable: ``y_missing_obs``."""
-    return "_".join((name, "missing", *dims))
 
 
 class GraphProgram(Program):
@@ -105,16 +62,30 @@ class GraphProgram(Program):
         self.discrete = tuple(
             k for k, f in self.facts.items() if f.discrete and k not in plan.observed
         )
+        self.barren = self._barren()
+        self.summed = tuple(k for k in self.discrete if k not in self.barren)
         self.imputed = {
             k: n for k, n in plan.missing.items() if not self.facts[k].discrete
         }
+        self._check_masked()
         self.sites = self._describe()
         self.shapes = {
-            k: f.unconstrained for k, f in self.facts.items() if k not in plan.observed
+            k: f.unconstrained
+            for k, f in self.facts.items()
+            if isinstance(self.nodes[k], RandomVariable)
+            and k not in plan.observed
             and not f.discrete
         }
         self.shapes.update({f"{k}_missing": (n,) for k, n in self.imputed.items()})
-        self.enumeration = Enumeration(self) if self.discrete else None
+
+    @cached_property
+    def enumeration(self) -> Enumeration | None:
+        """How discrete latents are summed out; None where there are none.
+
+        Raises:
+            ValueError: they cannot be summed out.
+        """
+        return Enumeration(self) if self.summed else None
 
     # -- what there is ----------------------------------------------------------------------
 
@@ -139,6 +110,29 @@ class GraphProgram(Program):
                 f = self.facts[name]
                 sites[name] = Site(name, kind, f.dims, f.shape, "", "factor")
         return sites
+
+    def _barren(self) -> frozenset[str]:
+        """Discrete latents (and deterministics) that no term of the density depends on.
+
+        They sum to one, whatever their support, and are simulated once the rest is known: an
+        outcome to be predicted, for example.
+        """
+        out: set[str] = set()
+        for name in reversed(self.nodes):
+            if name in self.discrete or isinstance(self.nodes[name], Deterministic):
+                if all(k in out for k in consumers(name, self.nodes)):
+                    out.add(name)
+        return frozenset(out)
+
+    def _check_masked(self) -> None:
+        for name in self.plan.missing:
+            users = consumers(name, self.nodes)
+            if self.facts[name].discrete and users:
+                raise ValueError(
+                    f"site {name!r}: it is discrete and has missing entries, and {users[0]!r} "
+                    "depends on it; a missing discrete value can be predicted, but not passed on: "
+                    "drop those rows, fill them, or leave the variable out of the data"
+                )
 
     def pack(self, columns: dict, values: dict, missing: dict) -> dict:
         """The dynamic half of a Target: host arrays in the computation's dtypes."""
@@ -166,12 +160,12 @@ class GraphProgram(Program):
 
     def view(self, arrays: dict, batch: Batch | None = None) -> View:
         """The arrays of an evaluation; with a batch, its rows."""
-        plain = View(
-            arrays["data"], arrays["observed"], arrays["index"], arrays["centred"], self.sizes
-        )
+        parts = ("data", "observed", "index", "centred")
+        data, observed, index, centred = (jax.tree.map(jnp.asarray, arrays[k]) for k in parts)
+        plain = View(data, observed, index, centred, self.sizes)
         if batch is None:
             return plain
-        self._check_batch(batch.dim)
+        check_batch(self, batch.dim)
         rows = batch.index.shape[0]
         part = View(
             plain.data, {}, {}, {}, {**self.sizes, batch.dim: rows}, batch,
@@ -183,23 +177,6 @@ class GraphProgram(Program):
         return View(
             data, observed, {}, centred, part.sizes, batch, part.factor
         )
-
-    def _check_batch(self, dim: str) -> None:
-        if self.imputed or self.discrete:
-            raise ValueError(
-                "mini-batches: a model with imputed entries or summed-out variables needs all of "
-                "its rows; fill the holes, or use a method without mini-batches"
-            )
-        unnamed = [
-            k
-            for k, axes in self.data_dims.items()
-            if None in axes and self.sizes[dim] in self.plan.columns.get(k, ((),))[0]
-        ]
-        if unnamed:
-            raise ValueError(
-                f"mini-batches along {dim!r}: it is not known which axis of data {unnamed[0]!r} "
-                f"are its rows; name them with dims={{{unnamed[0]!r}: (...)}}"
-            )
 
     def arguments(self, name: str, env: Mapping[str, Any], view: View) -> dict[str, Any]:
         """The values of a node's parents: variables, columns, or (full) dim sizes."""
@@ -250,28 +227,32 @@ class GraphProgram(Program):
 
     def imputed_value(self, name: str, d: Any, z: Array, view: View) -> tuple[Array, Array]:
         """Imputed entries in the model's space, and their log Jacobian."""
-        support = d.support
-        while getattr(support, "base_constraint", None) is not None:
-            support = support.base_constraint
-        shape = self.facts[name].shape
-        index = view.index[name]
+        transform = self._imputed_transform(name, d, view)
+        value = transform(z)
+        return value, jnp.sum(transform.log_abs_det_jacobian(z, value))
+
+    def _imputed_transform(self, name: str, d: Any, view: View) -> Any:
+        """From the reals onto the support of the missing entries, whose bounds may vary."""
+        shape, index = self.facts[name].shape, view.index[name]
 
         def pick(bound: Any) -> Any:
             return jnp.broadcast_to(bound, shape).reshape(-1)[index] if np.ndim(bound) else bound
 
-        transform = biject_to(jax.tree.map(pick, support))
-        value = transform(z)
-        return value, jnp.sum(transform.log_abs_det_jacobian(z, value))
+        return biject_to(jax.tree.map(pick, elementwise(d.support)))
+
+    def holes(self, name: str, arrays: dict) -> Array:
+        """Where the terms of an observed site belong to missing entries."""
+        mask = jnp.asarray(arrays["masked"][name])
+        extra = tuple(range(len(self.facts[name].batch_shape), mask.ndim))
+        return mask.any(axis=extra) if extra else mask
 
     def observed_terms(self, name: str, d: Any, value: Array, arrays: dict) -> tuple[Array, Array]:
         """Log density terms of an observed site, split into seen and missing entries."""
         terms = d.log_prob(value)
         if name not in arrays["masked"]:
             return terms, jnp.zeros((), self.dtype)
-        mask = arrays["masked"][name]
         terms = jnp.broadcast_to(terms, self.facts[name].batch_shape)
-        extra = tuple(range(terms.ndim, mask.ndim))
-        mask = mask.any(axis=extra) if extra else mask
+        mask = self.holes(name, arrays)
         return jnp.where(mask, 0.0, terms), jnp.sum(jnp.where(mask, terms, 0.0))
 
     # -- the contract of Program ------------------------------------------------------------
@@ -283,6 +264,8 @@ class GraphProgram(Program):
         env: dict[str, Any] = {}
         terms = Terms({}, {}, {})
         for name, node in self.nodes.items():
+            if name in self.barren:
+                continue
             if isinstance(node, RandomVariable):
                 self._visit(name, env, z, arrays, view, terms)
             elif isinstance(node, Deterministic):
@@ -323,48 +306,52 @@ class GraphProgram(Program):
         chosen: dict[str, Array] = {}
         if self.enumeration is not None:
             chosen = self.enumeration.draw(key, z, arrays, view)
-        env, out = self.environment(z, view, chosen)
+        out = self._values(jax.random.fold_in(key, 1), z, view, chosen)
         return {k: out[k] for k in self.sites if k in out}
 
-    def environment(
-        self, z: Mapping[str, Array], view: View, chosen: Mapping[str, Array]
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Values of all sites at an unconstrained point (and of those that are reported)."""
+    def _values(
+        self, key: Array, z: Mapping[str, Array], view: View, chosen: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Values of all sites that are reported, at an unconstrained point."""
         env: dict[str, Any] = {}
         out: dict[str, Array] = {}
-        for name, node in self.nodes.items():
+        for i, (name, node) in enumerate(self.nodes.items()):
             if isinstance(node, Deterministic):
                 env[name] = call(name, node, self.arguments(name, env, view))
                 if not node.hidden:
                     out[name] = jnp.asarray(env[name])
+            elif name in chosen:
+                env[name] = out[name] = chosen[name]
+            elif name in self.discrete:
+                env[name] = out[name] = self.draw(jax.random.fold_in(key, i), name, env, view)
             elif isinstance(node, RandomVariable):
-                if name in chosen:
-                    env[name] = out[name] = chosen[name]
-                elif name in self.plan.observed:
+                d = self.distribution(name, env, view)
+                if name in self.plan.observed:
                     missing = None
                     if name in self.imputed:
-                        d = self.distribution(name, env, view)
                         own = f"{name}_missing"
                         missing, _ = self.imputed_value(name, d, z[own], view)
                         out[own] = missing
                     env[name] = self.filled(name, missing, view)
                 else:
-                    d = self.distribution(name, env, view)
                     env[name], _ = self.latent(name, d, z[name], view)
                     out[name] = jnp.broadcast_to(env[name], self.facts[name].shape)
-        return env, out
+        return out
 
     def unconstrain(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
         view = self.view(arrays)
         env: dict[str, Any] = {}
         out: dict[str, Array] = {}
         for name, node in self.nodes.items():
+            if name in self.barren:
+                continue
             if isinstance(node, Deterministic):
                 env[name] = call(name, node, self.arguments(name, env, view))
             elif isinstance(node, RandomVariable):
                 f = self.facts[name]
                 if name in self.discrete:
-                    env[name] = jnp.asarray(values.get(name, jnp.zeros(f.shape, int)))
+                    first = jnp.full(f.shape, f.values[0])
+                    env[name] = jnp.asarray(values.get(name, first))
                     continue
                 d = self.distribution(name, env, view)
                 if name in self.plan.observed:
@@ -372,10 +359,7 @@ class GraphProgram(Program):
                     if name in self.imputed:
                         own = f"{name}_missing"
                         missing = jnp.asarray(values[own], self.dtype)
-                        support = d.support
-                        while getattr(support, "base_constraint", None) is not None:
-                            support = support.base_constraint
-                        out[own] = biject_to(support)._inverse(missing)
+                        out[own] = self._imputed_transform(name, d, view)._inverse(missing)
                     env[name] = self.filled(name, missing, view)
                     continue
                 value = jnp.broadcast_to(jnp.asarray(values[name], self.dtype), f.shape)
@@ -387,28 +371,21 @@ class GraphProgram(Program):
                     out[name] = biject_to(d.support)._inverse(value)
         return out
 
+    def draw(self, key: Array, name: str, env: Mapping[str, Any], view: View) -> Array:
+        """A draw of a site given its parents, in its natural shape."""
+        d = self.distribution(name, env, view)
+        batch = self.batch_shape(name, view)
+        return (d if d.batch_shape == batch else d.expand(batch)).sample(key)
+
+    def independent_dims(self, name: str) -> tuple[str, ...]:
+        f, node = self.facts[name], self.nodes[name]
+        return tuple(
+            d for d in f.dims[: len(f.batch_shape)]
+            if not isinstance(node, Markov) or d != node.time
+        )
+
     def simulate(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
-        view = self.view(arrays)
-        env: dict[str, Any] = {}
-        out: dict[str, Array] = {}
-        for i, (name, node) in enumerate(self.nodes.items()):
-            if isinstance(node, Deterministic):
-                env[name] = call(name, node, self.arguments(name, env, view))
-                if not node.hidden:
-                    out[name] = jnp.asarray(env[name])
-            elif isinstance(node, RandomVariable):
-                if name in values:
-                    env[name] = values[name]
-                    continue
-                d = self.distribution(name, env, view)
-                batch = self.batch_shape(name, view)
-                d = d if d.batch_shape == batch else d.expand(batch)
-                out[name] = d.sample(jax.random.fold_in(key, i))
-                env[name] = out[name]
-                if name in self.plan.observed:
-                    # Children of an observed variable see what was observed, not a replicate.
-                    env[name] = self.filled(name, values.get(f"{name}_missing"), view)
-        return out
+        return simulate(self, key, values, arrays)
 
     def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
         view = self.view(arrays)
@@ -416,6 +393,8 @@ class GraphProgram(Program):
         out: dict[str, Array] = {}
         for i, (name, node) in enumerate(self.nodes.items()):
             own_key = jax.random.fold_in(key, i)
+            if name in self.barren:
+                continue
             if isinstance(node, Deterministic):
                 env[name] = call(name, node, self.arguments(name, env, view))
             elif isinstance(node, RandomVariable) and name in self.plan.observed:
@@ -427,8 +406,7 @@ class GraphProgram(Program):
                     missing, _ = self.imputed_value(name, d, out[own], view)
                 env[name] = self.filled(name, missing, view)
             elif isinstance(node, RandomVariable) and name in self.discrete:
-                d = self.distribution(name, env, view)
-                env[name] = d.expand(self.facts[name].batch_shape).sample(own_key)
+                env[name] = self.draw(own_key, name, env, view)
             elif isinstance(node, RandomVariable):
                 shape = self.shapes[name]
                 out[name] = jax.random.uniform(own_key, shape, self.dtype, -2.0, 2.0)
@@ -443,31 +421,4 @@ class GraphProgram(Program):
         return out
 
     def score(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
-        view = self.view(arrays)
-        env: dict[str, Any] = {}
-        out: dict[str, Array] = {}
-        for i, (name, node) in enumerate(self.nodes.items()):
-            if not isinstance(node, RandomVariable):
-                value = call(name, node, self.arguments(name, env, view))
-                if isinstance(node, Deterministic):
-                    env[name] = value
-                elif node.likelihood:  # type: ignore[attr-defined]
-                    out[name] = jnp.asarray(value)
-            elif name not in self.plan.observed:
-                env[name] = values.get(name)
-                if env[name] is None:
-                    d = self.distribution(name, env, view).expand(self.batch_shape(name, view))
-                    env[name] = d.sample(jax.random.fold_in(key, i))
-            else:
-                env[name] = self.filled(name, values.get(f"{name}_missing"), view)
-                terms = self.distribution(name, env, view).log_prob(env[name])
-                out[name] = self._without_missing(name, terms, arrays)
-        return out
-
-    def _without_missing(self, name: str, terms: Array, arrays: dict) -> Array:
-        terms = jnp.broadcast_to(terms, self.facts[name].batch_shape)
-        if name not in arrays["masked"]:
-            return terms
-        mask = arrays["masked"][name]
-        extra = tuple(range(terms.ndim, mask.ndim))
-        return jnp.where(mask.any(axis=extra) if extra else mask, jnp.nan, terms)
+        return score(self, key, values, arrays)

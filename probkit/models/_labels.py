@@ -121,12 +121,19 @@ def encode(where: str, values: np.ndarray, missing: np.ndarray, labels: np.ndarr
     unseen = codes == -2
     if unseen.any():
         first = plain(values[unseen][0])
+        shown = [str(name) for name in names]
         raise ValueError(
             f"{where}: the label {first!r} ({position(unseen)}) is not among the known ones: "
-            f"{listing(names)}.{nearest(str(first), names)} Correct the label, or fit again with "
+            f"{listing(shown)}.{nearest(str(first), shown)} Correct the label, or fit again with "
             f"data (or a category order) that has it."
         )
     return codes
+
+
+def recode(where: str, codes: np.ndarray, labels: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Codes into ``labels`` as codes into ``order``; a label in use must be among them."""
+    values = np.append(labels, labels[:1]).astype(object)[codes]
+    return encode(where, values, codes < 0, order)
 
 
 def _is_missing(value: Any) -> bool:

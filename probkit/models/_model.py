@@ -132,9 +132,7 @@ class Model:
         self._known("do", values)
         fixed = {}
         for name, value in values.items():
-            array = np.asarray(value)
-            dims = getattr(self._nodes.get(name), "dims", ())
-            fixed[name] = deterministic(_constant(array), dims=dims if array.ndim else None)
+            fixed[name] = _intervention(name, self._nodes.get(name), value)
         return self._copy({**self._declared, **fixed})
 
     def condition(self, **values: Any) -> Model:
@@ -216,8 +214,24 @@ class Model:
         return html_table(self)
 
 
-def _constant(array: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: array
+def _intervention(name: str, node: Node | None, value: Any) -> Deterministic:
+    """A variable set to a value: an array of its shape, or one number for all its entries."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"do: expected numbers for {name!r}, found {type(value).__name__}; give an array (codes "
+            "for labels)"
+        )
+    dims = () if node is None else node.dims
+    if array.ndim or not dims:
+        events = () if node is None else node.event_dims
+        named = (dims + events) if array.ndim == len(dims) + len(events) else dims
+        return deterministic(lambda: array, dims=named if array.ndim else None)
+
+    def full(*sizes: int) -> np.ndarray:
+        return np.full(sizes, array)
+
+    return Deterministic(full, dims, frozenset(), {d: d for d in dims}, dims, by_keyword=False)
 
 
 def _as_nodes(name: str, value: Any) -> dict[str, Node]:

@@ -88,7 +88,10 @@ def names(where: str, dims: str | Sequence[str] | None) -> tuple[str, ...]:
     return found
 
 
-def _signature(where: str, fn: Callable) -> tuple[tuple[str, ...], frozenset[str], dict[str, str]]:
+def signature_of(
+    where: str, fn: Callable
+) -> tuple[tuple[str, ...], frozenset[str], dict[str, str]]:
+    """A function's parents, those with a default, and those that are sizes of dims."""
     if not callable(fn):
         raise TypeError(
             f"{where}: expected a function whose parameters are its parents, such as "
@@ -115,7 +118,7 @@ def _node(
     kind: type, where: str, fn: Callable, dims: Any, event_dims: Any, parents: Any, **more: Any
 ) -> Any:
     if parents is None:
-        found, optional, sizes = _signature(where, fn)
+        found, optional, sizes = signature_of(where, fn)
         by_keyword = all(
             p.kind is not p.POSITIONAL_ONLY for p in inspect.signature(fn).parameters.values()
         )

@@ -48,6 +48,13 @@ def _satisfied(constraint: Any, array: np.ndarray) -> Any:
         return True
 
 
+def elementwise(support: Any) -> Any:
+    """The support of one entry of a value whose entries are constrained one by one."""
+    while getattr(support, "base_constraint", None) is not None:
+        support = support.base_constraint
+    return support
+
+
 def _short(array: np.ndarray) -> str:
     flat = np.ravel(array)
     text = ", ".join(f"{x:.4g}" for x in flat[:3])

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from probkit.core import listing, nearest
+from probkit.core import Target, listing, nearest
 from probkit.models._data import ROWS, Data
 from probkit.models._graph import dims_of_consumers
-from probkit.models._nodes import Node
+from probkit.models._nodes import Node, RandomVariable
 
 
 class Sizes:
@@ -54,7 +54,7 @@ def resolve_sizes(
     observed: list[str],
     coords: Mapping[str, Any],
     rows: str | None,
-    auto: bool,
+    like: Target | None = None,
 ) -> tuple[dict[str, int], dict[str, tuple[str | None, ...]], str | None]:
     """Sizes of dims, dims of every array, and the rows' dim.
 
@@ -64,21 +64,15 @@ def resolve_sizes(
         observed: declared variables found in the data.
         coords: labels by dim.
         rows: the rows' dim where it is known already (from training).
-        auto: whether unresolved dims are an error (they are not while sizes are being probed).
+        like: the target of the training data, whose bare arrays' dims hold for new ones.
     """
     sizes = Sizes()
     dims = used_dims(nodes)
     parents = {p for n in nodes.values() for p in n.parents}
-    for dim, labels in coords.items():
-        known = [*dims, *(d for axes in data.dims.values() for d in axes or ())]
-        if dim not in known and dim != rows:
-            raise ValueError(
-                f"coords: the model has no dim {dim!r}.{nearest(dim, dims)} "
-                f"Its dims are {listing(dims)}."
-            )
-        sizes.put(dim, _length(dim, labels), "coords")
     rows = _rows(nodes, data, observed, rows)
-    axes = _named_axes(nodes, data, observed, rows)
+    _put_coords(sizes, coords, dims, data, rows, like)
+    known_axes = {} if like is None else like.program.data_dims
+    axes = _named_axes(nodes, data, observed, rows, known_axes)
     for name, names in axes.items():
         for dim, size in zip(names, data.arrays[name].shape, strict=True):
             if dim is not None:
@@ -92,20 +86,65 @@ def resolve_sizes(
             codes = data.arrays[dim]
             if codes.dtype.kind in "iu" and codes.size and codes.min() >= 0:
                 sizes.put(dim, int(codes.max()) + 1, f"the largest code in column {dim!r}")
-    if auto:
-        _require_sizes(nodes, sizes)
+    _require_sizes(nodes, sizes)
     return sizes.sizes, axes, rows
 
 
-def _length(dim: str, labels: Any) -> int:
+def _put_coords(
+    sizes: Sizes,
+    coords: Mapping[str, Any],
+    dims: list[str],
+    data: Data,
+    rows: str | None,
+    like: Target | None,
+) -> None:
+    source = "coords" if like is None else "coords, or those of the training data"
+    in_use = {*dims, *(d for axes in data.dims.values() for d in axes or ()), rows}
+    for dim, labels in coords.items():
+        if dim in in_use:
+            sizes.put(dim, len(labels), source)
+        elif like is None or dim not in like.labels.coords:
+            raise ValueError(
+                f"coords: the model has no dim {dim!r}.{nearest(dim, dims)} "
+                f"Its dims are {listing(dims)}; name one of these, or leave the entry out."
+            )
+
+
+def check_coords(coords: Any) -> dict[str, np.ndarray]:
+    """The caller's coords, or an error that says what labels of a dim look like."""
+    if coords is None:
+        return {}
+    if not isinstance(coords, Mapping):
+        raise TypeError(
+            "coords: expected a mapping from dims to labels, such as {'school': names}, found "
+            f"{type(coords).__name__}"
+        )
+    return {dim: _labels(dim, labels) for dim, labels in coords.items()}
+
+
+def _labels(dim: Any, labels: Any) -> np.ndarray:
+    if not isinstance(dim, str):
+        raise TypeError(f"coords: expected names of dims, found {dim!r}; give a string")
+    if labels is None or isinstance(labels, set | frozenset | Mapping):
+        raise TypeError(
+            f"coords[{dim!r}]: expected a sequence of labels, found {type(labels).__name__}; give "
+            "a list, whose order says which label is which entry"
+        )
     array = np.asarray(labels)
     if array.ndim != 1:
         raise ValueError(
-            f"coords[{dim!r}]: expected a sequence of labels, found shape {array.shape}"
+            f"coords[{dim!r}]: expected a sequence of labels, found shape {array.shape}; give a "
+            "list with one label for each entry"
         )
-    if len(set(array.tolist())) != array.size:
-        raise ValueError(f"coords[{dim!r}]: labels occur twice; make them unique")
-    return int(array.size)
+    if not array.size:
+        raise ValueError(f"coords[{dim!r}]: expected at least one label, found none; fill the list")
+    names, counts = np.unique(array.astype(str), return_counts=True)
+    if counts.max() > 1:
+        raise ValueError(
+            f"coords[{dim!r}]: expected distinct labels, but {names[counts > 1][0]!r} occurs "
+            f"{counts.max()} times; make them unique"
+        )
+    return array
 
 
 def _rows(
@@ -113,8 +152,10 @@ def _rows(
 ) -> str | None:
     """The dim of a frame's rows: that of the observed variables in it, else the consumers'."""
     if not any(axes == (ROWS,) for axes in data.dims.values()):
-        first = {nodes[k].dims[0] for k in observed if nodes[k].dims}
-        return rows if rows is not None else (first.pop() if len(first) == 1 else None)
+        if rows is not None:
+            return rows
+        first = {_own_rows(nodes[k], nodes, observed) for k in observed if nodes[k].dims}
+        return first.pop() if len(first) == 1 else None
     found: dict[str, str] = {}
     for name in observed:
         if data.dims.get(name) == (ROWS,):
@@ -141,8 +182,30 @@ def _rows(
     return named.pop() if len(named) == 1 else "row"
 
 
+def _own_rows(node: Node, nodes: Mapping[str, Node], observed: list[str]) -> str | None:
+    """The dim of an observed array that new data replace.
+
+    Of several dims it is the first that no latent variable has: firms whose effects were learnt
+    stay what they are, and the years are new. None if all of them have some.
+    """
+    if len(node.dims) == 1:
+        return node.dims[0]
+    learnt = {
+        d
+        for k, n in nodes.items()
+        if k not in observed and isinstance(n, RandomVariable)
+        for d in n.dims + n.event_dims
+    }
+    free = [d for d in node.dims if d not in learnt]
+    return free[0] if free else None
+
+
 def _named_axes(
-    nodes: Mapping[str, Node], data: Data, observed: list[str], rows: str | None
+    nodes: Mapping[str, Node],
+    data: Data,
+    observed: list[str],
+    rows: str | None,
+    known: Mapping[str, tuple[str | None, ...]],
 ) -> dict[str, tuple[str | None, ...]]:
     out: dict[str, tuple[str | None, ...]] = {}
     for name, array in data.arrays.items():
@@ -152,28 +215,34 @@ def _named_axes(
             if name in observed:
                 _check_observed_dims(name, nodes[name], out[name])
             continue
-        out[name] = (None,) * array.ndim
         if name in observed:
-            node = nodes[name]
-            declared = node.dims + node.event_dims
-            if not declared:
-                out[name] = tuple(f"{name}_dim_{i}" for i in range(array.ndim))
-            elif len(declared) != array.ndim:
-                raise ValueError(
-                    f"site {name!r}: expected {len(declared)} axes {declared}, found data of shape "
-                    f"{array.shape}; reshape the data or declare other dims"
-                )
-            else:
-                out[name] = declared
+            out[name] = _observed_axes(name, nodes[name], array.shape)
+        elif len(known.get(name, ())) == array.ndim:
+            out[name] = known[name]
+        else:
+            out[name] = (None,) * array.ndim
     return out
+
+
+def _observed_axes(name: str, node: Node, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Dims of a bare observed array: the declared ones, and names for event axes without any."""
+    declared = node.dims + node.event_dims
+    extra = len(shape) - len(declared)
+    if extra == 0 or (extra > 0 and not node.event_dims):
+        return (*declared, *(f"{name}_dim_{i}" for i in range(extra)))
+    raise ValueError(
+        f"site {name!r}: expected {len(declared)} axes {declared}, found data of shape {shape}; "
+        "reshape the data or declare other dims"
+    )
 
 
 def _check_observed_dims(name: str, node: Node, axes: tuple[str | None, ...]) -> None:
     declared = node.dims + node.event_dims
-    if declared and axes != declared:
+    named = axes[: len(declared)] if not node.event_dims else axes
+    if declared and named != declared:
         raise ValueError(
-            f"site {name!r}: declared with dims {declared}, but its data have dims {axes}; "
-            "transpose or rename one of them"
+            f"site {name!r}: expected data with dims {declared}, as declared, found {axes}; "
+            "rename one of them"
         )
 
 

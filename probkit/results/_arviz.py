@@ -110,7 +110,8 @@ def _inference_data(groups: Mapping[str, xarray.Dataset], attrs: Mapping[str, An
             f"to_arviz: arviz {version('arviz')} is installed but cannot be imported ({error}); "
             "if arviz-plots is installed beside it, remove it or take matplotlib<3.11."
         ) from error
-    return arviz.InferenceData(attrs=dict(attrs or {}), **groups)
+    datasets: dict[str, Any] = dict(groups)
+    return arviz.InferenceData(attrs=dict(attrs or {}), **datasets)
 
 
 def _tree_safe(ds: xarray.Dataset) -> xarray.Dataset:

@@ -127,11 +127,15 @@ class Posterior:
         checks = [self._status_check()]
         if self._drawn.unconstrained.shape[1] == 0:
             advice = "the run ended before its first draw; resume it or ask for less warm-up"
-            return Verdict((*checks, Check("draws", False, 0.0, 1.0, "", advice, ">")), self._words())
+            return Verdict(
+                (*checks, Check("draws", False, 0.0, 1.0, "", advice, ">")), self._words()
+            )
         if self.approximation is not None:
             checks += importance_checks(self.log_weights) if self.log_weights is not None else []
         else:
-            checks += mcmc_checks(_groups.judged(self.target, self.values), self.stats, labels=self.label)
+            checks += mcmc_checks(
+                _groups.judged(self.target, self.values), self.stats, labels=self.label
+            )
         if loo or "loo" in self._cache:
             checks += self._loo_check()
         return Verdict(tuple(checks), self._words())
@@ -236,8 +240,13 @@ class Posterior:
     def save(self, path: str | Path) -> Path:
         """Write all groups to a netCDF file that ArviZ reads."""
         from probkit.results._netcdf import save_groups
+        from probkit.results._report_data import verdict_to_json
 
-        return save_groups(self.groups(), path, self.attrs)
+        attrs = {**self.attrs, "verdict": verdict_to_json(self.check(loo=True))}
+        graph = _groups.graph_svg(self.target)
+        if graph is not None:
+            attrs["model_graph"] = graph
+        return save_groups(self.groups(), path, attrs)
 
     @staticmethod
     def load(path: str | Path):
@@ -254,8 +263,10 @@ class Posterior:
         """
         lead = self._drawn.unconstrained.shape[:2]
         rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in self.values.items()}
-        name = f"map:{id(fn)}"
-        out = map_draws(self.target, name, lambda k, row, a: fn(row), rows, self._stream(9))
+        # The function itself is in the key: it stays alive as long as its program, so that its
+        # place in memory (and thus its hash) is no other function's.
+        once = lambda key, row, arrays: fn(row)  # noqa: E731
+        out = map_draws(self.target, "map", once, rows, self._stream(9), variant=fn)
         return {k: v.reshape(lead + v.shape[1:]) for k, v in out.items()}
 
     def __repr__(self) -> str:

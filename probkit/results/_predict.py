@@ -29,38 +29,72 @@ def rebound(p: Posterior, data: Any, coords: Mapping[str, Any] | None) -> Target
     return rebind(data, coords=coords, like=p.target)
 
 
-def held_values(p: Posterior, target: Target) -> dict[str, np.ndarray]:
-    """Draws of the latent sites that new data do not touch, one row a draw."""
-    old, new = p.target, target
-    fresh = {
-        d
-        for d in new.program.sizes
-        if d in old.program.sizes
-        and (d == new.labels.rows or not _same(old.coords.get(d), new.coords.get(d)))
-    }
-    if new is old:
-        fresh = set()
-    out = {}
+def held_values(
+    p: Posterior, target: Target, coords: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Draws of the latent sites that new data do not touch, one row a draw.
+
+    A site along a dim with new labels is a pair ``(draws, mask)``: the entries of labels that were
+    there at training are held, and the others are to be drawn. Rows are new unless ``coords`` say
+    which they are.
+    """
+    out: dict[str, Any] = {}
     for name, value in p.values.items():
-        site = new.sites.get(name)
-        if site is None or old.sites[name].kind not in HELD:
+        old, new = p.target.sites[name], target.sites.get(name)
+        if new is None or old.kind not in HELD or old.dims != new.dims:
             continue
-        if site.shape == old.sites[name].shape and not set(site.dims) & fresh:
-            out[name] = value.reshape(-1, *value.shape[2:])
+        rows = value.reshape(-1, *value.shape[2:])
+        places = {}
+        for axis, dim in enumerate(old.dims):
+            found = _places(p.target, target, dim, dim in (coords or {}))
+            if found is not None:
+                places[axis] = found
+            elif old.shape[axis] != new.shape[axis]:
+                places[axis] = np.full(new.shape[axis], -1)
+        held = _entries(rows, new.shape, places)
+        apart = {old.dims.index(d) for d in target.program.independent_dims(name)}
+        if not places:
+            out[name] = rows
+        elif held[1].any() and set(places) <= apart:
+            out[name] = held
     return out
 
 
-def _same(a: Any, b: Any) -> bool:
-    if a is None or b is None or len(a) != len(b):
-        return False
-    return bool(np.all(np.asarray(a) == np.asarray(b)))
+def _places(old: Target, new: Target, dim: str, given: bool) -> np.ndarray | None:
+    """For each label of a dim, its place at training (-1: none); None if all are as they were."""
+    if new is old or dim not in old.program.sizes or dim not in new.program.sizes:
+        return None
+    before, after = old.coords.get(dim), new.coords.get(dim)
+    if before is None or after is None:
+        return None
+    if dim == new.labels.rows and not given:
+        return np.full(len(after), -1)
+    if len(before) == len(after) and np.all(np.asarray(before) == np.asarray(after)):
+        return None
+    index = {label: i for i, label in enumerate(np.asarray(before).tolist())}
+    return np.array([index.get(label, -1) for label in np.asarray(after).tolist()], int)
+
+
+def _entries(
+    rows: np.ndarray, shape: tuple[int, ...], places: Mapping[int, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws taken at ``places`` along the new axes, and where these exist (both a row a draw)."""
+    mask = np.ones(shape, bool)
+    for axis, found in places.items():
+        rows = np.take(rows, np.maximum(found, 0), axis=axis + 1)
+        mask &= (found >= 0).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return rows, np.broadcast_to(mask, (len(rows), *shape))
 
 
 def simulated(
-    p: Posterior, target: Target, key: np.ndarray, kinds: tuple[str, ...]
+    p: Posterior,
+    target: Target,
+    key: np.ndarray,
+    kinds: tuple[str, ...],
+    coords: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Simulated sites (observed in training, or deterministic) for every draw."""
-    held = held_values(p, target)
+    held = held_values(p, target, coords)
     program = target.program
     old = p.target.sites
     wanted = [k for k, s in old.items() if s.kind in kinds and s.distribution != "factor"]
@@ -72,7 +106,7 @@ def simulated(
     lead = p._drawn.unconstrained.shape[:2]
     rows = {**held, "__index__": np.zeros((lead[0] * lead[1], 1), np.float32)}
     size = sum(int(np.prod(program.sites[k].shape)) for k in wanted if k in program.sites)
-    name = f"simulate:{','.join(sorted(held))}:{','.join(wanted)}"
+    name = f"simulate:{_names(held)}:{','.join(wanted)}"
     out = map_draws(target, name, fn, rows, key, size=size)
     return {k: v.reshape(lead + v.shape[1:]) for k, v in out.items()}
 
@@ -82,12 +116,11 @@ def predictions(
 ) -> dict[str, xarray.Dataset]:
     """The ``predictions`` groups for new data."""
     target = rebound(p, data, coords)
-    values = simulated(p, target, p._stream(1000 + seed), ("observed", "deterministic"))
-    rows = target.labels.rows
+    values = simulated(p, target, p._stream(1000 + seed), ("observed", "deterministic"), coords)
+    outcomes = {k for k, s in p.target.sites.items() if s.kind == "observed"}
+    touched = {d for k in outcomes if k in target.sites for d in target.sites[k].dims}
     keep = {
-        k: v
-        for k, v in values.items()
-        if p.target.sites[k].kind == "observed" or rows in target.sites[k].dims
+        k: v for k, v in values.items() if k in outcomes or set(target.sites[k].dims) & touched
     }
     out = {"predictions": dataset(target, keep)}
     if target.labels.constants:
@@ -109,18 +142,23 @@ def log_predictive(
             f"one of {sorted(k for k, s in p.target.sites.items() if s.kind == 'observed')}"
         )
     program = target.program
-    held = held_values(p, target)
+    held = held_values(p, target, coords)
 
     def fn(key: Any, row: Any, arrays: dict) -> Any:
         return program.score(key, {k: row[k] for k in held}, arrays)
 
     rows = {**held, "__index__": np.zeros((_count(p), 1), np.float32)}
     size = sum(int(np.prod(s.shape)) for s in program.sites.values() if s.kind == "observed")
-    name = f"score:{','.join(sorted(held))}"
+    name = f"score:{_names(held)}"
     terms = map_draws(target, name, fn, rows, p._stream(2000 + seed), size=size)
     averaged = {k: logsumexp(v, axis=0) - np.log(v.shape[0]) for k, v in terms.items()}
     found = dataset(target, averaged, ())
     return found[next(iter(averaged))] if len(averaged) == 1 else xarray.Dataset(found)
+
+
+def _names(held: Mapping[str, Any]) -> str:
+    """Names of what is held, with a mark where it is in part: the key of a compiled program."""
+    return ",".join(k + "*" * isinstance(held[k], tuple) for k in sorted(held))
 
 
 def _count(p: Posterior) -> int:

@@ -66,6 +66,8 @@ def _attr_rows(data: ReportData) -> list[tuple[str, str]]:
     for source in sources:
         for name, value in source.items():
             if str(name) not in _HIDDEN_ATTRS:
-                text = number(float(value)) if isinstance(value, float | np.floating) else str(value)
+                text = (
+                    number(float(value)) if isinstance(value, float | np.floating) else str(value)
+                )
                 found.setdefault(str(name), text if len(text) <= 300 else text[:297] + "...")
     return list(found.items())

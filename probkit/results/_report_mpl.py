@@ -139,15 +139,14 @@ def smooth_density(values: NDArray, points: int = 256) -> tuple[NDArray, NDArray
     robust = float(quartiles[1] - quartiles[0]) / 1.34
     width = 0.9 * (min(spread, robust) if robust > 0 else spread) * len(values) ** -0.2
     width = max(width, (high - low) / points)
-    grid = np.linspace(low, high, points)
-    step = grid[1] - grid[0]
-    counts = np.bincount(
-        np.clip(((values - low) / step + 0.5).astype(int), 0, points - 1), minlength=points
-    ).astype(float)
+    step = (high - low) / points
+    grid = low + step * (np.arange(points) + 0.5)
+    cells = np.clip(((values - low) / step).astype(int), 0, points - 1)
+    counts = np.bincount(cells, minlength=points).astype(float)
     # Heavy tails make the bandwidth tiny beside the range; the padding never exceeds the data.
-    reach = min(int(np.ceil(4 * width / step)), points - 1)
+    reach = min(int(np.ceil(4 * width / step)), points)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / width) ** 2)
-    padded = np.concatenate((counts[1 : reach + 1][::-1], counts, counts[-reach - 1 : -1][::-1]))
+    padded = np.concatenate((counts[:reach][::-1], counts, counts[points - reach :][::-1]))
     density = np.convolve(padded, kernel / kernel.sum(), mode="valid")
     return grid, density / (density.sum() * step)
 

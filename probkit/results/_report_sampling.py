@@ -169,7 +169,8 @@ def _cloud(axes: Axes, x: NDArray, y: NDArray, flags: NDArray | None) -> None:
     axes.plot(x[plain], y[plain], "o", color=ACCENT, alpha=alpha, markersize=2.6, **options)
     hit = np.flatnonzero(bad)[:MAX_POINTS]
     axes.plot(x[hit], y[hit], "o", color=WARN, alpha=0.9, markersize=3.4, **options)
-    axes.set_xlim(np.nanmin(x), np.nanmax(x))
+    finite = x[np.isfinite(x)]
+    axes.set_xlim(finite.min(), finite.max())
 
 
 def _pair_labels(axes: Axes, columns: list[tuple[str, NDArray]], row: int, column: int) -> None:

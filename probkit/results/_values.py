@@ -6,7 +6,7 @@ compiled program: a refit, or more draws, compiles nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -20,7 +20,14 @@ _BLOCK_BYTES = 2**24
 
 
 def map_draws(
-    target: Target, name: str, fn: Callable, rows: Any, key: np.ndarray, *, size: int = 0
+    target: Target,
+    name: str,
+    fn: Callable,
+    rows: Any,
+    key: np.ndarray,
+    *,
+    size: int = 0,
+    variant: Hashable = None,
 ) -> dict[str, np.ndarray]:
     """``fn(key, row, arrays)`` for every row of a tree of arrays with a common leading axis.
 
@@ -31,9 +38,15 @@ def map_draws(
         rows: tree of host arrays, shape ``(n, ...)``.
         key: raw key data; row ``i`` gets ``fold_in(key, i)``.
         size: largest number of array elements of one row's result, where it is known.
+        variant: what ``fn`` depends on besides the name.
     """
     leaves = jax.tree.leaves(rows)
     count = int(leaves[0].shape[0])
+    if not count:
+        # No draws (a run that was stopped in its warm-up): names, shapes and dtypes all the same.
+        one = jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), rows)
+        some = map_draws(target, name, fn, one, key, size=size, variant=variant)
+        return jax.tree.map(lambda x: x[:0], some)
     block = _block(count, max([size, *(int(x[0].size) for x in leaves)]))
 
     def over_block(data: Any, start: Any, part: Any, arrays: dict) -> Any:
@@ -47,7 +60,7 @@ def map_draws(
         for begin in range(0, count, block):
             part = jax.tree.map(lambda x, b=begin: _padded(x[b : b + block], block), rows)
             args = (key, np.uint32(begin), part, target.arrays)
-            program = compiled(target.program, name, block, over_block, args)
+            program = compiled(target.program, name, (block, variant), over_block, args)
             result = jax.tree.map(np.asarray, program(*args))
             pieces.append(jax.tree.map(lambda x, n=min(block, count - begin): x[:n], result))
     if len(pieces) == 1:

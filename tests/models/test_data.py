@@ -207,6 +207,18 @@ def test_new_data_match_by_label_not_by_position():
     assert one.arrays["g"].shape == () and one.arrays["g"] == 1
 
 
+def test_an_order_is_for_labels_and_leaves_numbers_alone():
+    order = {"g": ["c", "b", "a"], "k": ["one", "two"], "elsewhere": [1]}
+    frame = pd.DataFrame({"g": ["a", None, "c"], "k": [1, 0, 1]})
+    data = read_data(frame, order=order)
+    assert data.arrays["g"].tolist() == [2, -1, 0] and data.coords["g"].tolist() == order["g"]
+    assert data.arrays["k"].tolist() == [1, 0, 1] and "k" not in data.categorical
+    unused = pd.Categorical(["a", "b"], categories=["z", "a", "b"])
+    assert read_data({"g": unused}, order=order).arrays["g"].tolist() == [2, 1]
+    with pytest.raises(ValueError, match=r"column 'g': the label 'd' \(row 1\)"):
+        read_data({"g": ["a", "d"]}, order=order)
+
+
 def test_unseen_label():
     with pytest.raises(ValueError, match=r"column 'g'.*'AITKEN' \(row 1\).*mean 'AITKIN'"):
         read_data(pl.DataFrame({"g": ["X", "AITKEN"]}), categories={"g": ["X", "AITKIN"]})

@@ -32,6 +32,9 @@ from probkit.core import (
 )
 from probkit.inference.gaussian._normal import normal_approximation
 
+#: Where rounding or the step budget ends the search, a mode this near (in sds) still counts.
+_CLOSE = 0.05
+
 
 class Laplace(Inference):
     """A normal approximation at the mode, with draws from it.
@@ -40,8 +43,8 @@ class Laplace(Inference):
         draws: draws that stand for the approximation in the posterior.
         starts: starting points; the best mode is kept, and how many agree on it is reported.
         max_steps: Newton steps at the most.
-        tolerance: stop when the largest gradient entry times its curvature scale is below this
-            (in units of the posterior's standard deviations).
+        tolerance: stop when the mode is closer than this, in standard deviations of the
+            approximation (judged by gradient and curvature).
 
     Raises:
         TypeError, ValueError: a misspelt option or a number out of range.
@@ -99,12 +102,14 @@ class Laplace(Inference):
         )
         values, vectors = jnp.linalg.eigh(-bend)
         # Absolute curvature: a saddle is left along its negative directions, not entered.
-        scale = 1.0 / (jnp.abs(values) + damping)
-        move = vectors @ (scale * (vectors.T @ slope))
-        new = z + move
+        curvature, along = jnp.abs(values), vectors.T @ slope
+        new = z + vectors @ (along / (curvature + damping))
+        # Newton's decrement: half the squared distance to the mode, in posterior sds. It is that of
+        # the undamped step, for damping alone makes any step short.
+        least = 1e-6 * jnp.max(curvature) + jnp.finfo(z.dtype).tiny
+        decrement = 0.5 * jnp.sum(along**2 / jnp.maximum(curvature, least))
         value, new_slope = jax.value_and_grad(target.flat_log_density)(new)
         better = (value > lp) & jnp.all(jnp.isfinite(new_slope))
-        expected = 0.5 * jnp.dot(slope, move)
         new_bend = jax.hessian(target.flat_log_density)(new)
         pick = lambda a, b: jnp.where(better, a, b)  # noqa: E731
         out = {
@@ -114,17 +119,14 @@ class Laplace(Inference):
             "hessian": pick(new_bend, bend),
             "damping": jnp.clip(damping * jnp.where(better, 0.25, 4.0), 1e-10, 1e10),
         }
-        return out, {"lp": out["lp"], "decrement": expected}
+        return out, {"lp": out["lp"], "decrement": decrement}
 
-    def terminate(
-        self, state: dict[str, Array], info: dict[str, Array]
-    ) -> tuple[Array, Array]:
+    def terminate(self, state: dict[str, Array], info: dict[str, Array]) -> tuple[Array, Array]:
         lost = ~jnp.isfinite(state["lp"])
-        # Newton's decrement is half the squared distance to the mode in posterior sds; a damping
-        # that has run away means that no uphill step is left in this precision.
-        flat = (jnp.abs(info["decrement"]) < 0.5 * self.tolerance**2) | (state["damping"] > 1e8)
+        # A damping that has run away means that no uphill step is left in this precision.
+        over = (info["decrement"] < 0.5 * self.tolerance**2) | (state["damping"] > 1e8)
         code = jnp.where(lost, int(Status.NONFINITE), int(Status.OK))
-        return flat | lost, code.astype(jnp.int32)
+        return over | lost, code.astype(jnp.int32)
 
     def finish(
         self, key: np.ndarray, target: Target, state: Any, history: dict[str, np.ndarray]
@@ -132,9 +134,12 @@ class Laplace(Inference):
         best = int(np.nanargmax(state["lp"]))
         top = float(state["lp"][best])
         steps = history["lp"].shape[1]
-        status = Status.OK if steps < self.max_steps else Status.MAX_STEPS
+        distance = float(np.sqrt(2.0 * history["decrement"][best, -1]))
+        close = distance < max(_CLOSE, float(self.tolerance))
+        status = Status.OK if close else Status.MAX_STEPS
         stats = {
             "steps": steps,
+            "distance_to_mode": distance,
             "starts": self.starts,
             "starts_at_best_mode": int(np.sum(np.abs(state["lp"] - top) < 0.1)),
         }

@@ -1,4 +1,4 @@
-"""The one file that reaches blackjax's MCMC: kernels, metrics, dual averaging, window schedule."""
+"""The one file that reaches blackjax's MCMC: kernels, metrics, dual averaging."""
 
 from __future__ import annotations
 
@@ -10,28 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.adaptation.metric_recipes import MetricCore, lookup_recipe
 from blackjax.adaptation.step_size import dual_averaging_adaptation
-from blackjax.adaptation.window_adaptation import build_schedule
-from blackjax.mcmc import hmc, nuts
+from blackjax.mcmc import hmc, metrics, nuts
 from jaxtyping import Array, PyTree
+
+from probkit.inference.mcmc._metric import UP_TO, fisher_core
 
 _RECIPES = {"diag": "welford_diag", "dense": "welford_dense", "low_rank": "fisher_low_rank"}
 _BUFFER = 512
 
 
-def window_ends(warmup: int, size: int = 24) -> tuple[int, int, np.ndarray]:
-    """Stan's schedule: first and last slow step, and the ends of the slow windows (padded)."""
-    schedule = np.asarray([(int(a), int(b)) for a, b in build_schedule(warmup)] or [(0, 0)])
-    slow = np.flatnonzero(schedule[:, 0] == 1)
-    ends = np.flatnonzero(schedule[:, 1] == 1)
-    padded = np.full(size, -1, np.int32)
-    padded[: ends.size] = ends
-    if slow.size == 0:
-        return 0, 0, padded
-    return int(slow[0]), int(slow[-1]) + 1, padded
-
-
-def metric_core(kind: str, dimension: int) -> MetricCore:
-    """The adaptation of an inverse mass matrix, from blackjax's registry."""
+def metric_core(kind: str, dimension: int, dtype: Any) -> MetricCore:
+    """The adaptation of an inverse mass matrix: blackjax's, or ours for a moderate dimension."""
+    if kind == "low_rank" and dimension <= UP_TO:
+        return fisher_core(dtype)
     recipe = lookup_recipe(_RECIPES[kind])
     if kind != "low_rank":
         return recipe.build_core()
@@ -77,10 +68,26 @@ def chain_state(position: Array, log_density: Array, gradient: Array) -> Any:
     return hmc.HMCState(position, log_density, gradient)
 
 
+def _bounded(inverse_mass: Any) -> metrics.Metric:
+    """The metric with a kinetic energy that cannot overflow to minus infinity.
+
+    Far out, the products of an enormous momentum overflow with either sign, and a point of energy
+    minus infinity would be accepted for certain. It counts as infinitely high: a divergence.
+    """
+    metric = metrics.default_metric(inverse_mass)
+
+    def kinetic_energy(momentum: Array, *args: Any, **kwargs: Any) -> Array:
+        energy = metric.kinetic_energy(momentum, *args, **kwargs)
+        return jnp.where(energy >= 0, energy, jnp.inf)
+
+    return metric._replace(kinetic_energy=kinetic_energy)
+
+
 def nuts_step(
     key: Array, state: Any, log_density: Callable, step_size: Array, metric: Any, max_depth: int
 ) -> tuple[Any, dict[str, Array]]:
     """One NUTS transition and its statistics."""
+    metric = _bounded(metric)
     state, info = nuts.build_kernel()(key, state, log_density, step_size, metric, max_depth)
     depth = jnp.asarray(info.num_trajectory_expansions, jnp.int32)
     return state, {
@@ -98,6 +105,7 @@ def hmc_step(
     key: Array, state: Any, log_density: Callable, step_size: Array, metric: Any, steps: Array
 ) -> tuple[Any, dict[str, Array]]:
     """One HMC transition and its statistics."""
+    metric = _bounded(metric)
     state, info = hmc.build_kernel()(key, state, log_density, step_size, metric, steps)
     return state, {
         "lp": state.logdensity,

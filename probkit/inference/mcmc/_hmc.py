@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -15,6 +16,7 @@ from probkit.core import (
     Batch,
     Draws,
     Inference,
+    Status,
     Target,
     check_between,
     check_choice,
@@ -23,7 +25,7 @@ from probkit.core import (
 )
 from probkit.core._wrappers import split_history
 from probkit.inference.mcmc._nuts import METRICS
-from probkit.inference.mcmc._warmup import Schedule, State, adapted_step, init_state, judged
+from probkit.inference.mcmc._schedule import Schedule
 
 _OPTIONS = ("draws", "warmup", "chains", "leapfrog", "target_accept", "metric")
 
@@ -92,12 +94,16 @@ class HMC(Inference):
     def density_only(self) -> bool:
         return True
 
-    def init(self, key: Array, target: Target) -> State:
+    def init(self, key: Array, target: Target) -> dict[str, Any]:
+        from probkit.inference.mcmc._warmup import init_state
+
         return init_state(key, target, self.metric, self.target_accept)
 
     def step(
-        self, key: Array, target: Target, state: State, batch: Batch | None, t: Array
-    ) -> tuple[State, dict[str, Array]]:
+        self, key: Array, target: Target, state: dict[str, Any], batch: Batch | None, t: Array
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        from probkit.inference.mcmc._warmup import adapted_step
+
         return adapted_step(
             key, target, state, t, self._kernel, self.metric, self.target_accept, self.schedule
         )
@@ -107,10 +113,11 @@ class HMC(Inference):
 
         return bj.hmc_step(key, chain, log_density, step_size, metric, self.leapfrog)
 
-    def terminate(self, state: State, info: dict[str, Array]) -> tuple[Array, Array]:
-        return judged(state)
+    def terminate(self, state: dict[str, Any], info: dict[str, Array]) -> tuple[Array, Array]:
+        lost = ~jnp.isfinite(state["lp"])
+        return lost, jnp.where(lost, int(Status.NONFINITE), int(Status.OK)).astype(jnp.int32)
 
     def finish(
-        self, key: np.ndarray, target: Target, state: State, history: dict[str, np.ndarray]
+        self, key: np.ndarray, target: Target, state: dict[str, Any], history: dict[str, np.ndarray]
     ) -> Draws:
         return split_history(self, state, history)

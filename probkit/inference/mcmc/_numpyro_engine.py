@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 def _kernels(target: Target) -> tuple[Any, Any]:
     from numpyro.infer.hmc import hmc
 
-    return hmc(potential_fn=lambda z: -target.flat_log_density(z), algo="NUTS")
+    return hmc(lambda z: -target.flat_log_density(z), kinetic_fn=_kinetic, algo="NUTS")
+
+
+def _kinetic(inverse_mass_matrix: Array, momentum: Array) -> Array:
+    # The products of an enormous momentum overflow with either sign, and minus infinity would be
+    # taken for the best point of the trajectory.
+    dense = inverse_mass_matrix.ndim == 2
+    speed = inverse_mass_matrix @ momentum if dense else inverse_mass_matrix * momentum
+    energy = 0.5 * jnp.dot(speed, momentum)
+    return jnp.where(energy >= 0, energy, jnp.inf)
 
 
 def _initial(init: Any, key: Array, position: Array, method: NUTS) -> Any:

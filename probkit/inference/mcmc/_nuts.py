@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -17,6 +18,7 @@ from probkit.core import (
     Batch,
     Draws,
     Inference,
+    Status,
     Target,
     check_between,
     check_choice,
@@ -24,8 +26,7 @@ from probkit.core import (
     check_options,
 )
 from probkit.core._wrappers import split_history
-from probkit.inference.mcmc import _numpyro_engine as np_engine
-from probkit.inference.mcmc._warmup import Schedule, State, adapted_step, init_state, judged
+from probkit.inference.mcmc._schedule import Schedule
 
 METRICS = ("auto", "low_rank", "diag", "dense")
 _OPTIONS = ("draws", "warmup", "chains", "target_accept", "max_depth", "metric", "engine")
@@ -114,16 +115,24 @@ class NUTS(Inference):
     def density_only(self) -> bool:
         return True
 
-    def init(self, key: Array, target: Target) -> State:
+    def init(self, key: Array, target: Target) -> dict[str, Any]:
         if self.engine == "numpyro":
+            from probkit.inference.mcmc import _numpyro_engine as np_engine
+
             return np_engine.init_state(key, target, self)
+        from probkit.inference.mcmc._warmup import init_state
+
         return init_state(key, target, self.metric, self.target_accept)
 
     def step(
-        self, key: Array, target: Target, state: State, batch: Batch | None, t: Array
-    ) -> tuple[State, dict[str, Array]]:
+        self, key: Array, target: Target, state: dict[str, Any], batch: Batch | None, t: Array
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
         if self.engine == "numpyro":
+            from probkit.inference.mcmc import _numpyro_engine as np_engine
+
             return np_engine.step(key, target, state, self)
+        from probkit.inference.mcmc._warmup import adapted_step
+
         return adapted_step(
             key, target, state, t, self._kernel, self.metric, self.target_accept, self.schedule
         )
@@ -133,11 +142,12 @@ class NUTS(Inference):
 
         return bj.nuts_step(key, chain, log_density, step_size, metric, self.max_depth)
 
-    def terminate(self, state: State, info: dict[str, Array]) -> tuple[Array, Array]:
-        return judged(state)
+    def terminate(self, state: dict[str, Any], info: dict[str, Array]) -> tuple[Array, Array]:
+        lost = ~jnp.isfinite(state["lp"])
+        return lost, jnp.where(lost, int(Status.NONFINITE), int(Status.OK)).astype(jnp.int32)
 
     def finish(
-        self, key: np.ndarray, target: Target, state: State, history: dict[str, np.ndarray]
+        self, key: np.ndarray, target: Target, state: dict[str, Any], history: dict[str, np.ndarray]
     ) -> Draws:
         return split_history(self, state, history)
 

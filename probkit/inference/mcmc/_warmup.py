@@ -16,14 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from probkit.core import Target
 from probkit.inference.mcmc import _blackjax as bj
+from probkit.inference.mcmc._schedule import Schedule
 from probkit.inference.mcmc._start import find_start
 
 _LOW_RANK_UP_TO = 1000
@@ -33,19 +32,6 @@ State = dict[str, Any]
 Kernel = Callable[[Array, Any, Callable, Array, Any], tuple[Any, dict[str, Array]]]
 
 
-class Schedule(eqx.Module):
-    """The windows of a warm-up of a given length; all leaves, all traced."""
-
-    warmup: int
-    begin: int
-    end: int
-    ends: np.ndarray
-
-    def __init__(self, warmup: int):
-        self.warmup = warmup
-        self.begin, self.end, self.ends = bj.window_ends(warmup)
-
-
 def metric_kind(metric: str, dimension: int) -> str:
     """What ``auto`` means for a target of this dimension."""
     if metric != "auto":
@@ -53,8 +39,8 @@ def metric_kind(metric: str, dimension: int) -> str:
     return "low_rank" if 2 <= dimension <= _LOW_RANK_UP_TO else "diag"
 
 
-def _packed(kind: str, dimension: int) -> tuple[Any, bj.Packed]:
-    core = bj.metric_core(kind, dimension)
+def _packed(kind: str, dimension: int, dtype: Any) -> tuple[Any, bj.Packed]:
+    core = bj.metric_core(kind, dimension, dtype)
     return core, bj.Packed(lambda: core.init(dimension))
 
 
@@ -62,7 +48,7 @@ def init_state(key: Array, target: Target, metric: str, target_accept: Array) ->
     """State of one chain: a starting point, dual averaging and the metric's accumulators."""
     position, value, gradient = find_start(key, target)
     size = position.shape[0]
-    core, packed = _packed(metric_kind(metric, size), size)
+    core, packed = _packed(metric_kind(metric, size), size, target.dtype)
     da_init, _ = bj.dual_averaging(target_accept)
     averaging = da_init(jnp.asarray(_FIRST_STEP, target.dtype))
     return {
@@ -90,7 +76,7 @@ def adapted_step(
 ) -> tuple[State, dict[str, Array]]:
     """One transition with the current step size and metric, and their adaptation."""
     size = state["position"].shape[0]
-    core, packed = _packed(metric_kind(metric, size), size)
+    core, packed = _packed(metric_kind(metric, size), size, target.dtype)
     da_init, da_update = bj.dual_averaging(target_accept)
     averaging = type(da_init(1.0))(*state["averaging"])
     matrix = packed.unpack(state["metric"])
@@ -127,10 +113,3 @@ def adapted_step(
 def _gather(core: Any, packed: bj.Packed, leaves: tuple, new: dict[str, Array]) -> tuple:
     return packed.pack(core.update(packed.unpack(leaves), new["position"], new["gradient"]))
 
-
-def judged(state: State) -> tuple[Array, Array]:
-    """Done, with NONFINITE, where the chain has no finite point to stand on."""
-    from probkit.core import Status
-
-    lost = ~jnp.isfinite(state["lp"])
-    return lost, jnp.where(lost, int(Status.NONFINITE), int(Status.OK)).astype(jnp.int32)

@@ -50,7 +50,7 @@ class SGLD(Inference):
     Args:
         draws: draws a chain that are kept, each ``thin`` steps apart.
         warmup: draws a chain that are thrown away before them.
-        chains: independent chains.
+        chains: chains; each has its own noise, while all of them see the same mini-batches.
         step_size: the first step size ``e`` (squared units of the unconstrained space).
         decay: the exponent ``g`` of the step size's decay; 0 keeps it constant.
         decay_after: the number of draws ``b`` after which the decay sets in.
@@ -119,10 +119,9 @@ class SGLD(Inference):
 
     @property
     def batches(self) -> Batches | None:
-        # One row of indices feeds the `thin` steps of a draw: `thin` batches side by side.
         if self.batch_size is None:
             return None
-        return Batches(self.batch_size * self.thin, self.dim)
+        return Batches(self.batch_size, self.dim, per_step=self.thin)
 
     @property
     def density_only(self) -> bool:
@@ -141,21 +140,23 @@ class SGLD(Inference):
         rows = None if batch is None else batch.index.reshape(self.thin, -1)
 
         def inner(i: Array, carry: tuple) -> tuple:
-            z, _ = carry
+            z, _, fine = carry
             part = None if batch is None else Batch(batch.dim, rows[i])
             value, slope = jax.value_and_grad(target.flat_log_density)(z, part)
             noise = jax.random.normal(jax.random.fold_in(key, i), z.shape, z.dtype)
-            return z + 0.5 * size * slope + jnp.sqrt(size) * noise, value
+            new = z + 0.5 * size * slope + jnp.sqrt(size) * noise
+            fine = fine & jnp.isfinite(value) & jnp.all(jnp.isfinite(new))
+            return jnp.where(fine, new, z), value, fine
 
-        z, value = jax.lax.fori_loop(0, self.thin, inner, (state["position"], state["lp"]))
-        # The value is that of the last mini-batch, at the point before its step.
-        info = {"position": z, "lp": value, "step_size": size}
-        return {"position": z, "lp": value}, info
+        first = (state["position"], state["lp"], jnp.isfinite(state["lp"]))
+        z, value, fine = jax.lax.fori_loop(0, self.thin, inner, first)
+        # The value is that of the last mini-batch, at the point before its step. A chain that left
+        # the finite numbers stays where it last was finite, and ends the run.
+        info = {"position": z, "lp": jnp.where(fine, value, state["lp"]), "step_size": size}
+        return {"position": z, "lp": jnp.where(fine, value, -jnp.inf)}, info
 
-    def terminate(
-        self, state: dict[str, Array], info: dict[str, Array]
-    ) -> tuple[Array, Array]:
-        lost = ~(jnp.isfinite(state["lp"]) & jnp.all(jnp.isfinite(state["position"])))
+    def terminate(self, state: dict[str, Array], info: dict[str, Array]) -> tuple[Array, Array]:
+        lost = ~jnp.isfinite(state["lp"])
         return lost, jnp.where(lost, int(Status.NONFINITE), int(Status.OK)).astype(jnp.int32)
 
     def finish(
