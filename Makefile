@@ -5,7 +5,8 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := pyproject.toml .ci/setup .ci/python
-TEST_TOOLS := 'pytest>=8.3' 'pytest-xdist>=3.6' 'beartype>=0.20' 'statsmodels>=0.14.4'
+TEST_TOOLS := 'pytest>=8.3' 'pytest-xdist>=3.6' 'beartype>=0.20' 'polars>=1.20' \
+  'pyarrow>=18' 'statsmodels>=0.14.4'
 PYTEST := $(BIN)/python -m pytest
 # A test's computations are small: one thread each, two processes.
 WORKERS ?= 2
@@ -75,7 +76,7 @@ docs: ready  ## the documentation, its pages executed, warnings are errors
 
 bench: ready  ## the measurements of benchmarks/README.md
 	.ci/setup $(VENV) dev,docs -- 'nutpie>=0.15'
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-lowest .venv-arviz1 .cache docs/_build docs/jupyter_execute \

@@ -15,6 +15,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import statsmodels.api as sm
 
 import probkit as pk
@@ -44,16 +45,16 @@ model = pk.Model(
 )
 
 
-def load():
+def load() -> pd.DataFrame:
     """The panel with logs; value and capital against each firm's own average before the last year.
 
     Centred by firm, a firm's intercept is its investment in an average year and hardly depends on
     its slope, which is what samplers like.
     """
-    frame = sm.datasets.grunfeld.load_pandas().data
+    frame = pd.DataFrame(sm.datasets.grunfeld.load_pandas().data)
     frame["log_invest"] = np.log(frame["invest"])
     for name in ("value", "capital"):
-        log = np.log(frame[name])
+        log = frame[name].map(np.log)
         average = log[frame.year < HELD_OUT].groupby(frame.firm).mean()
         frame[f"log_{name}"] = log - frame.firm.map(average)
     return frame
@@ -69,7 +70,15 @@ def main() -> None:
     method = pk.NUTS(draws=250, warmup=250) if quick else pk.NUTS(target_accept=0.9)
     posterior = pk.fit(model, train, method=method, seed=1, progress=True)
     print(f"\n{posterior.check(loo=True)}\n")
-    parameters = ["level", "elasticity", "level_sd", "elasticity_sd", "capital_effect", "sigma", "b"]
+    parameters = [
+        "level",
+        "elasticity",
+        "level_sd",
+        "elasticity_sd",
+        "capital_effect",
+        "sigma",
+        "b",
+    ]
     print(posterior.summary(parameters).round(2).to_string(), end="\n\n")
 
     predicted = posterior.predict(test).predictions["log_invest"]
@@ -81,7 +90,7 @@ def main() -> None:
         mark = "" if lo <= seen <= hi else "   outside"
         print(f"  {firm:<18} {mid:8.1f}  [{lo:7.1f}, {hi:8.1f}]   actual {seen:8.1f}{mark}")
     inside = np.mean((low <= actual) & (actual <= high))
-    score = float(posterior.log_predictive(test).sum())
+    score = float(np.sum(posterior.log_predictive(test).to_numpy()))
     print(f"  {inside:.0%} inside; log predictive density of the year {score:.2f}\n")
 
     posterior.save("demo.nc")

@@ -19,7 +19,16 @@ from probkit.core import (
 )
 from probkit.results import Posterior
 
-_OPTIONS = ("method", "coords", "seed", "dims", "reparam", "progress", "checkpoint", "checkpoint_every")
+_OPTIONS = (
+    "method",
+    "coords",
+    "seed",
+    "dims",
+    "reparam",
+    "progress",
+    "checkpoint",
+    "checkpoint_every",
+)
 
 
 def fit(
@@ -37,6 +46,7 @@ def fit(
     resume: Any = None,
     time_limit: float | None = None,
     callbacks: Sequence[Callback] = (),
+    devices: int | None = None,
     **unknown: Any,
 ) -> Posterior:
     """Fit a model to data: bind, run, wrap.
@@ -54,6 +64,7 @@ def fit(
         resume: a checkpoint folder (or ``posterior.state``) to go on from.
         time_limit: seconds after which the run ends with what it has.
         callbacks: further callbacks.
+        devices: devices to spread the chains over; all that divide their number by default.
 
     Returns:
         A `Posterior`.
@@ -67,7 +78,7 @@ def fit(
         >>> model = pk.Model(mu=pk.dist.Normal(0, 1), y=pk.rv(lambda mu: pk.dist.Normal(mu, 1)))
         >>> posterior = pk.fit(model, {"y": 0.5}, method=pk.NUTS(draws=200), progress=False)
     """
-    check_options("fit", unknown, (*_OPTIONS, "resume", "time_limit", "callbacks"))
+    check_options("fit", unknown, (*_OPTIONS, "resume", "time_limit", "callbacks", "devices"))
     if method is None:
         from probkit.inference import NUTS
 
@@ -79,12 +90,14 @@ def fit(
     hooks = [*callbacks]
     if progress or progress is None:
         hooks.append(Progress(disable=None if progress is None else not progress))
-    if checkpoint is not None:
-        hooks.append(Checkpoint(checkpoint, checkpoint_every))
+    # A limit that ends the run comes before the checkpoint, which then writes the end.
     if time_limit is not None:
         hooks.append(TimeLimit(time_limit))
+    if checkpoint is not None:
+        hooks.append(Checkpoint(checkpoint, checkpoint_every))
     key = key_data(seed)
-    return Posterior(target, method, run(target, method, key, callbacks=hooks, resume=resume), key)
+    done = run(target, method, key, callbacks=hooks, resume=resume, devices=devices)
+    return Posterior(target, method, done, key)
 
 
 def _target(model: Any, data: Any, **options: Any) -> Target:
@@ -121,4 +134,6 @@ def prior_predictive(
     """
     from probkit.results import prior_groups
 
-    return prior_groups(model.bind(data, coords=coords, dims=dims, reparam="off"), draws, key_data(seed))
+    return prior_groups(
+        model.bind(data, coords=coords, dims=dims, reparam="off"), draws, key_data(seed)
+    )

@@ -134,8 +134,8 @@ class Row:
         slack: what is allowed beyond sampling error: means in posterior sds, sds as a ratio.
         draws: whether it draws by steps (chains, resuming) or fits a distribution.
         nonlinear: whether it is right in any unconstrained space (a normal is not).
-        chains: chains it is run with.
-        wrong: how `make` is called for a wrong option, where the row wraps another method.
+        chains: chains of its draws.
+        slow_eager: whether a step without jit takes too long for the normal tests.
     """
 
     name: str
@@ -147,6 +147,7 @@ class Row:
     draws: bool = True
     nonlinear: bool = False
     chains: int = 4
+    slow_eager: bool = False
 
 
 def _with(method: type, **small: Any) -> Callable[..., Any]:
@@ -191,7 +192,7 @@ REGISTRY: tuple[Row, ...] = (
         _with(pk.NUTS, draws=600, warmup=300, engine="numpyro"),
         ("max_dept", "max_depth"),
         (*_MCMC, ({"max_depth": 0}, ValueError, "max_depth")),
-        nonlinear=True,
+        slow_eager=True,
     ),
     Row(
         "HMC",
@@ -222,7 +223,7 @@ REGISTRY: tuple[Row, ...] = (
     ),
     Row(
         "SGLD-batches",
-        _with(pk.SGLD, draws=800, warmup=50, step_size=0.004, thin=30, batch_size=8),
+        _with(pk.SGLD, draws=600, warmup=50, step_size=0.005, thin=20, batch_size=8),
         ("batchsize", "batch_size"),
         (({"batch_size": 0}, ValueError, "batch"), ({"decay": 1.5}, ValueError, "decay")),
         # The mini-batches' noise adds e/4 times the variance of their gradients: a few per cent.
@@ -238,6 +239,7 @@ REGISTRY: tuple[Row, ...] = (
             ({"tolerance": -1.0}, ValueError, "tolerance"),
         ),
         draws=False,
+        chains=1,
     ),
     Row(
         "ExactGaussian",

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from probkit.core._config import setting
 from probkit.core._errors import check_count
 
 
@@ -22,20 +23,20 @@ def key_data(seed: object) -> np.ndarray:
     if isinstance(seed, np.ndarray) and seed.dtype == np.uint32:
         return seed
     if isinstance(seed, jax.Array):
-        if not jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        if not jax.numpy.issubdtype(seed.dtype, jax.dtypes.prng_key):
             raise TypeError(
                 "key: expected a typed key (jax.random.key(0)) or a whole number, found an array "
                 f"of dtype {seed.dtype}; wrap raw key data with jax.random.wrap_key_data"
             )
-        if seed.shape or str(jax.random.key_impl(seed)) != str(jax.config.jax_default_prng_impl):
+        if seed.shape or str(jax.random.key_impl(seed)) != str(setting("jax_default_prng_impl")):
             raise TypeError(
                 "key: expected one typed key of JAX's default generator "
-                f"({jax.config.jax_default_prng_impl}), found keys of shape {seed.shape} of "
+                f"({setting('jax_default_prng_impl')}), found keys of shape {seed.shape} of "
                 f"{jax.random.key_impl(seed)}; pass jax.random.key(0) or a whole number"
             )
         return np.asarray(jax.random.key_data(seed))
     value = check_count("seed", seed, least=0)
-    if jax.config.jax_default_prng_impl != "threefry2x32":
+    if setting("jax_default_prng_impl") != "threefry2x32":
         return np.asarray(jax.random.key_data(jax.random.key(value)))
     if value >= 2**64:
         raise ValueError(f"seed: expected a whole number below 2**64, found {value}.")
@@ -44,7 +45,7 @@ def key_data(seed: object) -> np.ndarray:
 
 def wrap(data: Array | np.ndarray) -> Array:
     """The typed key of raw key data (traceable)."""
-    return jax.random.wrap_key_data(data)
+    return jax.random.wrap_key_data(jax.numpy.asarray(data))
 
 
 def step_key(key: Array, t: Array, chain: Array) -> Array:

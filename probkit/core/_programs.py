@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from probkit.core._config import setting
 from probkit.core._target import Program, Target
 from probkit.core._trees import shapes_of
 
@@ -61,7 +62,7 @@ def compiled(
         args: example arguments.
         parts: strings that determine ``fn`` completely, or None to key by its lowered text.
     """
-    key = (name, variant, shapes_of(args), jax.config.jax_enable_x64)
+    key = (name, variant, shapes_of(args), setting("jax_enable_x64"))
     return program.cached(key, lambda: _load_or_compile(name, fn, args, parts))
 
 
@@ -78,7 +79,7 @@ def density_fingerprint(target: Target, batch: Any = None) -> str:
         shapes = repr(list(target.program.shapes.items()))
         return hashlib.sha256((shapes + text).encode()).hexdigest()
 
-    key = ("fingerprint", shapes_of((target.arrays, batch)), jax.config.jax_enable_x64)
+    key = ("fingerprint", shapes_of((target.arrays, batch)), setting("jax_enable_x64"))
     return target.program.cached(key, make)
 
 
@@ -102,8 +103,10 @@ def _load_or_compile(name: str, fn: Callable, args: tuple, parts: tuple | None) 
         if executable is not None:
             return executable
     lowered = jax.jit(fn).lower(*args) if lowered is None else lowered
+    before = _hits()
     executable = _compile(lowered)
-    if path is not None:
+    # What JAX's own persistent cache served lacks parts when it is serialised a second time.
+    if path is not None and _hits() == before:
         _store(path, executable, "lapack" in lowered.as_text())
     return executable
 
@@ -118,6 +121,23 @@ def _compile(lowered: Any) -> Callable:
         if "compile option" not in str(error):
             raise
         return lowered.compile()
+
+
+_HITS = [0]
+
+
+def _hits() -> int:
+    """How often JAX's own persistent compilation cache was hit in this process."""
+    _count_hits()
+    return _HITS[0]
+
+
+@functools.cache
+def _count_hits() -> None:
+    def listen(event: str, **details: Any) -> None:
+        _HITS[0] += event == "/jax/compilation_cache/cache_hits"
+
+    jax.monitoring.register_event_listener(listen)
 
 
 def cache_folder() -> Path | None:
@@ -217,7 +237,7 @@ def _environment() -> tuple:
         _processor(),
         tuple((d.platform, d.device_kind) for d in devices),
         os.environ.get("XLA_FLAGS", ""),
-        jax.config.jax_enable_x64,
-        jax.config.jax_default_prng_impl,
-        str(jax.config.jax_default_matmul_precision),
+        setting("jax_enable_x64"),
+        setting("jax_default_prng_impl"),
+        str(setting("jax_default_matmul_precision")),
     )

@@ -3,7 +3,8 @@
 One compiled program does up to ``capacity`` steps of all chains; how many it does in one call is an
 argument, so that a call takes about half a second whatever the model, and progress, checkpoints
 and time limits cost no compilation. Step ``t`` of chain ``c`` uses the key
-``fold_in(fold_in(key, t), c)``: draws depend neither on the chunks nor on the number of chains.
+``fold_in(fold_in(key, t), c)``: draws depend neither on the chunks (bit for bit) nor on the number
+of chains (but for rounding: the compiler orders sums differently for other numbers of chains).
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def run(
     batches: Batches | None = None,
     callbacks: Sequence[Callback] = (),
     resume: str | Path | Snapshot | None = None,
+    devices: int | None = None,
 ) -> Run:
     """Run a method on a target.
 
@@ -78,6 +80,8 @@ def run(
         batches: mini-batches; the method's own by default.
         callbacks: called after each chunk, in order; any of them may end the run.
         resume: a checkpoint folder or a `Snapshot` to go on from.
+        devices: devices that the chains are spread over, a divisor of their number; None takes as
+            many of the local ones as divide it. Chains that share a device are vectorised.
 
     Returns:
         A `Run`. An interrupt (Ctrl-C) ends the run early and keeps what was computed.
@@ -94,7 +98,7 @@ def run(
         raise TypeError(f"method: expected an inference method such as pk.NUTS(), found {method!r}")
     requires(target, type(method).__name__, method.requires)
     with precision(target), _one_thread():
-        driver = _Driver(target, method, key_data(key), chains, batches, tuple(callbacks))
+        driver = _Driver(target, method, key_data(key), chains, batches, tuple(callbacks), devices)
         return driver.drive(resume)
 
 
@@ -122,10 +126,12 @@ class _Driver:
         chains: int | None,
         batches: Batches | None,
         callbacks: tuple[Callback, ...],
+        devices: int | None = None,
     ):
         self.target, self.method, self.key, self.callbacks = target, method, key, callbacks
         self.chains = method.chains if chains is None else check_count("run(chains)", chains)
         self.batches = batches if batches is not None else method.batches
+        self.devices = _devices(self.chains, devices)
         self.seconds = {"compile": 0.0, "run": 0.0}
         leaves, self.treedef = jax.tree.flatten(method)
         self.leaves = [_leaf(x, target.dtype) for x in leaves]
@@ -152,9 +158,9 @@ class _Driver:
         parts = None
         if static is not None and self.method.density_only:
             batch = self.rows.example() if self.rows is not None else None
-            parts = (static, density_fingerprint(self.target, batch))
+            parts = (static, density_fingerprint(self.target, batch), self.devices)
         # The method's structure (its static fields) keys the memory cache; on disk it is `parts`.
-        variant = (self.treedef, None if self.rows is None else self.rows.dim)
+        variant = (self.treedef, None if self.rows is None else self.rows.dim, self.devices)
         made = compiled(self.target.program, name, variant, fn, args, parts)
         self.seconds["compile"] += time.perf_counter() - begin
         return made
@@ -180,7 +186,7 @@ class _Driver:
             return new, info, jnp.all(done), status.astype(jnp.int32)
 
         def batch_of(i):
-            if rows is None:
+            if rows is None or self.rows is None:
                 return None
             return Batch(self.rows.dim, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
 
@@ -189,6 +195,10 @@ class _Driver:
             state, info, done, status = step_all(t0 + i, state, batch_of(i))
             infos = jax.tree.map(lambda b, x: b.at[i].set(x), infos, info)
             return i + 1, state, infos, done | jnp.any(status != 0), status
+
+        def going(carry):
+            # Chains on other devices do not know of this one's end: they do all n steps.
+            return (carry[0] < n) & (~carry[3] if self.devices == 1 else True)
 
         like = jax.eval_shape(step_all, t0, state, batch_of(0))
         infos = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), like[1])
@@ -199,7 +209,29 @@ class _Driver:
             jnp.asarray(False),
             jnp.zeros(like[3].shape, jnp.int32),
         )
-        return jax.lax.while_loop(lambda c: (c[0] < n) & ~c[3], body, first)
+        taken, state, infos, done, status = jax.lax.while_loop(going, body, first)
+        return taken[None], state, infos, done[None], status
+
+    def _spread(self, fn: Any) -> Any:
+        """The chunk with the chains divided among devices, each looping on its own."""
+        if self.devices == 1:
+            return fn
+        mesh = jax.make_mesh(
+            (self.devices,),
+            ("chain",),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.local_devices()[: self.devices],
+        )
+        whole, split, second = (
+            jax.sharding.PartitionSpec(*a) for a in ((), ("chain",), (None, "chain"))
+        )
+        return jax.shard_map(
+            fn,
+            mesh=mesh,
+            in_specs=(whole, whole, whole, split, split, whole, whole, whole),
+            out_specs=(split, split, second, split, split),
+            check_vma=False,
+        )
 
     # -- driving ----------------------------------------------------------------------------
 
@@ -227,7 +259,7 @@ class _Driver:
         self.capacity = self._capacity()
         rows = None if self.rows is None else self.rows.chunk(0, self.capacity)
         args = (self.key, np.int32(0), np.int32(0), ids, self.state, *fixed, rows)
-        chunk = self._program("chunk", self._chunk, args)
+        chunk = self._program("chunk", self._spread(self._chunk), args)
         begin = time.perf_counter()
         n = min(self.capacity, 32)
         try:
@@ -235,16 +267,18 @@ class _Driver:
                 callback.start(total, self.method.num_warmup, self.t)
             while self.t < total and self.status.ok:
                 n = min(n, total - self.t)
-                rows = None if self.rows is None else self.rows.chunk(self.t, self.capacity)
+                rows = None if self.rows is None else self.rows.chunk(self.t, self.capacity, n)
                 args = (self.key, np.int32(self.t), np.int32(n), ids, self.state, *fixed, rows)
                 before = time.perf_counter()
                 taken, state, infos, done, codes = chunk(*args)
-                fresh = self._record(infos, int(taken), state)
+                codes = np.asarray(codes)
+                done = bool(np.all(np.asarray(done)) or np.any(codes))
+                fresh = self._record(infos, int(np.max(np.asarray(taken))), state)
                 elapsed = max(time.perf_counter() - before, 1e-6)
                 n = int(np.clip(n * _CHUNK_SECONDS / elapsed, 1, min(4 * n, self.capacity)))
-                self._judge(bool(done), np.asarray(codes))
+                self._judge(done, codes)
                 self._call(fresh, time.perf_counter() - begin, total)
-                if bool(done):
+                if done:
                     break
         except KeyboardInterrupt:
             if not self.t:
@@ -252,6 +286,7 @@ class _Driver:
             self.status = Status.INTERRUPTED
         finally:
             self.seconds["run"] += time.perf_counter() - begin
+            # (A checkpoint writes what is unwritten in its `stop`, however the run ended.)
             for callback in self.callbacks:
                 callback.stop()
 
@@ -363,6 +398,20 @@ class _Driver:
             adopt = getattr(callback, "file", None)
             if isinstance(adopt, CheckpointFile):
                 adopt.resume_from(snapshot)
+
+
+def _devices(chains: int, devices: int | None) -> int:
+    """How many devices the chains are spread over."""
+    local = jax.local_device_count()
+    if devices is None:
+        return max(k for k in range(1, min(local, chains) + 1) if chains % k == 0)
+    count = check_count("run(devices)", devices)
+    if count > local or chains % count:
+        raise ValueError(
+            f"run(devices): expected a divisor of the {chains} chains, at most the {local} local "
+            f"devices, found {count}"
+        )
+    return count
 
 
 def _leaf(value: Any, dtype: np.dtype) -> np.ndarray:

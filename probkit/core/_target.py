@@ -128,14 +128,14 @@ class Program(abc.ABC):
         """The inverse of ``constrain`` on the latent sites."""
 
     @abc.abstractmethod
-    def simulate(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+    def simulate(self, key: Array, values: Mapping[str, Any], arrays: dict) -> dict[str, Array]:
         """Forward simulation of every site, with the sites in ``values`` held.
 
         A pair ``(value, mask)`` holds a site's entries under the mask and draws the others.
         """
 
     @abc.abstractmethod
-    def score(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+    def score(self, key: Array, values: Mapping[str, Any], arrays: dict) -> dict[str, Array]:
         """``pointwise`` given values of (some) latent sites; the others are simulated first."""
 
     @abc.abstractmethod

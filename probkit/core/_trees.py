@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from probkit.core._config import setting
+
 
 def strong(tree: PyTree) -> PyTree:
     """Every leaf as an array without a weak type.
@@ -26,7 +28,7 @@ def strong(tree: PyTree) -> PyTree:
 def in_precision(dtype: Any) -> Iterator[None]:
     """JAX's floating precision set to that of ``dtype``, whatever the caller's setting."""
     wide = np.dtype(dtype) == np.float64
-    if wide == bool(jax.config.jax_enable_x64):
+    if wide == bool(setting("jax_enable_x64")):
         yield
     else:
         with jax.enable_x64(wide):

@@ -384,7 +384,7 @@ class GraphProgram(Program):
             if not isinstance(node, Markov) or d != node.time
         )
 
-    def simulate(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+    def simulate(self, key: Array, values: Mapping[str, Any], arrays: dict) -> dict[str, Array]:
         return simulate(self, key, values, arrays)
 
     def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
@@ -420,5 +420,5 @@ class GraphProgram(Program):
             out.update(self.enumeration.local_pointwise(z, arrays, self.view(arrays)))
         return out
 
-    def score(self, key: Array, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+    def score(self, key: Array, values: Mapping[str, Any], arrays: dict) -> dict[str, Array]:
         return score(self, key, values, arrays)

@@ -70,6 +70,12 @@ class Model:
                 if key in self._nodes:
                     raise ValueError(f"site {key!r}: the name is declared twice; rename one")
                 self._nodes[key] = node
+        for name in _dims(self._nodes):
+            if name in self._nodes:
+                raise ValueError(
+                    f"site {name!r}: it has the name of a dim, so that results could not tell the "
+                    f"variable from the labels of the dim {name!r}; rename one of them"
+                )
         self._order = topological_order(self._nodes)
         self._given: dict[str, Any] = {}
         self._prepare: Callable[..., Any] | None = None
@@ -189,11 +195,7 @@ class Model:
     @property
     def dims(self) -> tuple[str, ...]:
         """Names of all declared dims."""
-        found: dict[str, None] = {}
-        for node in self._nodes.values():
-            for dim in node.dims + node.event_dims:
-                found[dim] = None
-        return tuple(found)
+        return _dims(self._nodes)
 
     def graph(self) -> Any:
         """A picture of the graph: an object with ``.svg``, shown in notebooks."""
@@ -212,6 +214,10 @@ class Model:
         from probkit.models._table import html_table
 
         return html_table(self)
+
+
+def _dims(nodes: Mapping[str, Node]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(d for n in nodes.values() for d in n.dims + n.event_dims))
 
 
 def _intervention(name: str, node: Node | None, value: Any) -> Deterministic:

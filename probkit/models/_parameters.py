@@ -1,4 +1,4 @@
-"""Checks of distributions' constants: NumPyro's own errors lack the site, and come late or never."""
+"""Checks of distributions' constants: NumPyro's own errors lack the site, and come late."""
 
 from __future__ import annotations
 

@@ -37,13 +37,11 @@ def sampled(target: Target, output: Approximation, key: np.ndarray) -> Draws:
         args = (key, output.params)
         points = np.asarray(compiled(program, "sample", name, draw, args)(*args))
     stats: dict[str, np.ndarray] = {"lp": log_densities(target, points)[None]}
-    if output.log_density is not None:
-
-        def density(k: Any, row: Any, arrays: Any) -> Any:
-            return {"lq": output.log_density(row["params"], row["x"])}
+    density = output.log_density
+    if density is not None:
 
         def over(params: Any, x: Any) -> Any:
-            return jax.vmap(lambda v: output.log_density(params, v))(x)
+            return jax.vmap(lambda v: density(params, v))(x)
 
         with precision(target):
             args = (output.params, points)
@@ -121,28 +119,33 @@ def graph_svg(target: Target) -> str | None:
 
 
 def dataset(
-    target: Target, values: dict[str, np.ndarray], lead: tuple[str, ...] = ("chain", "draw"), *,
+    target: Target,
+    values: dict[str, np.ndarray],
+    lead: tuple[str, ...] = ("chain", "draw"),
+    *,
     shared: bool = True,
 ) -> xarray.Dataset:
-    """Arrays by site as a Dataset with the model's dims and coords."""
+    """Arrays by site as a Dataset with the model's dims and coords.
+
+    Args:
+        target: whose sites and coords these are.
+        values: arrays by site, of shape ``(*lead, *shape)``. An array may lack the site's last
+            axes (the log density of a multivariate draw), or have others (unconstrained values):
+            axes that are not the site's are named after their place.
+            A column of codes that has the name of a dim is called ``{name}_index``, since an xarray
+            variable cannot share a name with a dim that it does not label.
+        lead: names of the leading axes.
+        shared: whether the other axes are the site's at all.
+    """
     import xarray
 
     variables, coords = {}, {}
     for name, value in values.items():
-        site = target.sites.get(name)
-        rank = value.ndim - len(lead)
-        dims = site.dims if site is not None else target.program.data_dims.get(name, ())
-        dims = tuple(
-            d if d is not None else f"{name}_dim_{i}" for i, d in enumerate(dims or ())
-        )
-        same = len(dims) == rank and all(
-            d not in target.coords or len(target.coords[d]) == n
-            for d, n in zip(dims, value.shape[len(lead) :], strict=True)
-        )
-        if not same or not shared:
-            dims = tuple(f"{name}_dim_{i}" for i in range(rank))
-        variables[name] = ((*lead, *dims), value)
-        for d, n in zip(dims, value.shape[len(lead) :], strict=True):
+        shape = value.shape[len(lead) :]
+        dims = _axes(target, name, shape) if shared else _unnamed(name, len(shape))
+        column = name not in target.sites and name in target.program.sizes
+        variables[f"{name}_index" if column else name] = ((*lead, *dims), value)
+        for d, n in zip(dims, shape, strict=True):
             if d in target.coords and len(target.coords[d]) == n:
                 coords[d] = target.coords[d]
             else:
@@ -151,6 +154,28 @@ def dataset(
         first = next(iter(values.values()))
         coords["chain"], coords["draw"] = np.arange(first.shape[0]), np.arange(first.shape[1])
     return xarray.Dataset(variables, coords={k: (k, v) for k, v in coords.items()})
+
+
+def _unnamed(name: str, rank: int) -> tuple[str, ...]:
+    return tuple(f"{name}_dim_{i}" for i in range(rank))
+
+
+def _axes(target: Target, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The dims of an array of a site (or of a column of data)."""
+    site = target.sites.get(name)
+    if site is None:
+        dims: Any = target.program.data_dims.get(name, ())
+    else:
+        dims = site.dims
+        if len(shape) < len(dims) and shape != site.shape[: len(shape)]:
+            dims = ()
+    dims = dims if len(dims) >= len(shape) else ()
+    out = list(_unnamed(name, len(shape)))
+    for i, (d, n) in enumerate(zip(dims, shape, strict=False)):
+        known = target.coords.get(d) if d is not None else None
+        if d is not None and (known is None or len(known) == n):
+            out[i] = d
+    return tuple(out)
 
 
 def _stats(stats: dict[str, np.ndarray]) -> xarray.Dataset:
@@ -162,7 +187,10 @@ def _stats(stats: dict[str, np.ndarray]) -> xarray.Dataset:
 def _unconstrained(p: Posterior) -> xarray.Dataset:
     target = p.target
     values = target.program.flat.unravel_host(p._drawn.unconstrained)
-    return dataset(target, values)
+    alike = {k for k, v in values.items() if v.ndim - 2 == len(target.sites[k].dims)}
+    known = dataset(target, {k: v for k, v in values.items() if k in alike})
+    rest = {k: v for k, v in values.items() if k not in alike}
+    return known.merge(dataset(target, rest, shared=False)) if rest else known
 
 
 def _log_prior(p: Posterior) -> xarray.Dataset:
@@ -244,7 +272,10 @@ def _constant_data(p: Posterior) -> xarray.Dataset:
 
 
 def _warmup(p: Posterior) -> xarray.Dataset:
-    return dataset(p.target, constrained(p.target, p._drawn.warmup, p._stream(7)))
+    warmup = p._drawn.warmup
+    if warmup is None:
+        raise ValueError("warmup_posterior: this method has no warm-up")
+    return dataset(p.target, constrained(p.target, warmup, p._stream(7)))
 
 
 _MAKERS: dict[str, Callable[[Any], Any]] = {
@@ -284,7 +315,8 @@ def groups(p: Posterior, names: tuple[str, ...]) -> dict[str, xarray.Dataset]:
     for name in names:
         if name not in _MAKERS:
             raise ValueError(
-                f"groups: no group {name!r}.{nearest(name, _MAKERS)} Groups: {listing(_MAKERS, 20)}."
+                f"groups: no group {name!r}.{nearest(name, _MAKERS)} "
+                f"Groups: {listing(_MAKERS, 20)}."
             )
     out = {}
     for name in names or _available(p):

@@ -43,6 +43,8 @@ def held_values(
         old, new = p.target.sites[name], target.sites.get(name)
         if new is None or old.kind not in HELD or old.dims != new.dims:
             continue
+        if old.kind == "imputed" and target is not p.target:
+            continue  # the holes of other data
         rows = value.reshape(-1, *value.shape[2:])
         places = {}
         for axis, dim in enumerate(old.dims):
@@ -51,11 +53,12 @@ def held_values(
                 places[axis] = found
             elif old.shape[axis] != new.shape[axis]:
                 places[axis] = np.full(new.shape[axis], -1)
-        held = _entries(rows, new.shape, places)
-        apart = {old.dims.index(d) for d in target.program.independent_dims(name)}
         if not places:
             out[name] = rows
-        elif held[1].any() and set(places) <= apart:
+            continue
+        held = _entries(rows, new.shape, places)
+        apart = {old.dims.index(d) for d in target.program.independent_dims(name)}
+        if held[1].any() and set(places) <= apart:
             out[name] = held
     return out
 
@@ -119,9 +122,7 @@ def predictions(
     values = simulated(p, target, p._stream(1000 + seed), ("observed", "deterministic"), coords)
     outcomes = {k for k, s in p.target.sites.items() if s.kind == "observed"}
     touched = {d for k in outcomes if k in target.sites for d in target.sites[k].dims}
-    keep = {
-        k: v for k, v in values.items() if k in outcomes or set(target.sites[k].dims) & touched
-    }
+    keep = {k: v for k, v in values.items() if k in outcomes or set(target.sites[k].dims) & touched}
     out = {"predictions": dataset(target, keep)}
     if target.labels.constants:
         out["predictions_constant_data"] = dataset(target, dict(target.labels.constants), ())

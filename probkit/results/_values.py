@@ -62,7 +62,8 @@ def map_draws(
             args = (key, np.uint32(begin), part, target.arrays)
             program = compiled(target.program, name, (block, variant), over_block, args)
             result = jax.tree.map(np.asarray, program(*args))
-            pieces.append(jax.tree.map(lambda x, n=min(block, count - begin): x[:n], result))
+            left = min(block, count - begin)
+            pieces.append(jax.tree.map(lambda x, n=left: x[:n], result))
     if len(pieces) == 1:
         return pieces[0]
     return jax.tree.map(lambda *xs: np.concatenate(xs), *pieces)

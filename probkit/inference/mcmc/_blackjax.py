@@ -52,7 +52,7 @@ class Packed:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-def dual_averaging(target: Array) -> tuple[Callable, Callable]:
+def dual_averaging(target: Any) -> tuple[Callable, Callable]:
     """``init(step_size)`` and ``update(state, acceptance_rate)`` of dual averaging."""
     init, update, _ = dual_averaging_adaptation(target)
     return init, update
@@ -63,7 +63,7 @@ def start(position: Array, log_density: Callable) -> Any:
     return hmc.init(position, log_density)
 
 
-def chain_state(position: Array, log_density: Array, gradient: Array) -> Any:
+def chain_state(position: Any, log_density: Any, gradient: Any) -> Any:
     """blackjax's chain state from its parts."""
     return hmc.HMCState(position, log_density, gradient)
 
@@ -84,8 +84,8 @@ def _bounded(inverse_mass: Any) -> metrics.Metric:
 
 
 def nuts_step(
-    key: Array, state: Any, log_density: Callable, step_size: Array, metric: Any, max_depth: int
-) -> tuple[Any, dict[str, Array]]:
+    key: Array, state: Any, log_density: Callable, step_size: Any, metric: Any, max_depth: int
+) -> tuple[Any, dict[str, Any]]:
     """One NUTS transition and its statistics."""
     metric = _bounded(metric)
     state, info = nuts.build_kernel()(key, state, log_density, step_size, metric, max_depth)
@@ -102,8 +102,8 @@ def nuts_step(
 
 
 def hmc_step(
-    key: Array, state: Any, log_density: Callable, step_size: Array, metric: Any, steps: Array
-) -> tuple[Any, dict[str, Array]]:
+    key: Array, state: Any, log_density: Callable, step_size: Any, metric: Any, steps: Any
+) -> tuple[Any, dict[str, Any]]:
     """One HMC transition and its statistics."""
     metric = _bounded(metric)
     state, info = hmc.build_kernel()(key, state, log_density, step_size, metric, steps)

@@ -34,7 +34,7 @@ _CUTOFF = 2.0
 
 class _State(NamedTuple):
     inverse_mass_matrix: LowRankInverseMassMatrix
-    count: Array
+    seen: Array
     mean_x: Array
     mean_a: Array
     sum_xx: Array
@@ -54,7 +54,7 @@ def fisher_core(dtype: Any) -> MetricCore:
         return _State(matrix, jnp.zeros((), dtype), zero, zero, square, square)
 
     def update(state: _State, x: Array, a: Array) -> _State:
-        n = state.count + 1
+        n = state.seen + 1
         dx, da = x - state.mean_x, a - state.mean_a
         mean_x, mean_a = state.mean_x + dx / n, state.mean_a + da / n
         return _State(
@@ -78,7 +78,7 @@ def fisher_core(dtype: Any) -> MetricCore:
 
 
 def _solve(state: _State) -> tuple[Array, Array, Array]:
-    n = jnp.maximum(state.count, 2.0)
+    n = jnp.maximum(state.seen, 2.0)
     d = state.mean_x.shape[0]
     var_x, var_a = jnp.diag(state.sum_xx) / n, jnp.diag(state.sum_aa) / n
     scale = jnp.clip(var_x / jnp.maximum(var_a, 1e-20), 1e-20, 1e20) ** 0.25

@@ -150,5 +150,3 @@ class NUTS(Inference):
         self, key: np.ndarray, target: Target, state: dict[str, Any], history: dict[str, np.ndarray]
     ) -> Draws:
         return split_history(self, state, history)
-
-

@@ -44,7 +44,7 @@ def _packed(kind: str, dimension: int, dtype: Any) -> tuple[Any, bj.Packed]:
     return core, bj.Packed(lambda: core.init(dimension))
 
 
-def init_state(key: Array, target: Target, metric: str, target_accept: Array) -> State:
+def init_state(key: Array, target: Target, metric: str, target_accept: Any) -> State:
     """State of one chain: a starting point, dual averaging and the metric's accumulators."""
     position, value, gradient = find_start(key, target)
     size = position.shape[0]
@@ -71,7 +71,7 @@ def adapted_step(
     t: Array,
     kernel: Kernel,
     metric: str,
-    target_accept: Array,
+    target_accept: Any,
     schedule: Schedule,
 ) -> tuple[State, dict[str, Array]]:
     """One transition with the current step size and metric, and their adaptation."""
@@ -84,9 +84,7 @@ def adapted_step(
     log_step = jnp.where(warming, averaging.log_step_size, averaging.log_step_size_avg)
     step_size = jnp.exp(log_step)
     chain = bj.chain_state(state["position"], state["lp"], state["gradient"])
-    chain, info = kernel(
-        key, chain, target.flat_log_density, step_size, matrix.inverse_mass_matrix
-    )
+    chain, info = kernel(key, chain, target.flat_log_density, step_size, matrix.inverse_mass_matrix)
     new = {"position": chain.position, "lp": chain.logdensity, "gradient": chain.logdensity_grad}
     # A NaN acceptance (an energy that overflowed) must shrink the step, not poison it.
     rate = jnp.nan_to_num(info["acceptance_rate"], nan=0.0)
@@ -112,4 +110,3 @@ def adapted_step(
 
 def _gather(core: Any, packed: bj.Packed, leaves: tuple, new: dict[str, Array]) -> tuple:
     return packed.pack(core.update(packed.unpack(leaves), new["position"], new["gradient"]))
-

@@ -139,9 +139,9 @@ class SGLD(Inference):
         size = (self.step_size * (1.0 + t / self.decay_after) ** -self.decay).astype(target.dtype)
         rows = None if batch is None else batch.index.reshape(self.thin, -1)
 
-        def inner(i: Array, carry: tuple) -> tuple:
+        def inner(i: Array | int, carry: tuple) -> tuple:
             z, _, fine = carry
-            part = None if batch is None else Batch(batch.dim, rows[i])
+            part = None if batch is None or rows is None else Batch(batch.dim, rows[i])
             value, slope = jax.value_and_grad(target.flat_log_density)(z, part)
             noise = jax.random.normal(jax.random.fold_in(key, i), z.shape, z.dtype)
             new = z + 0.5 * size * slope + jnp.sqrt(size) * noise
