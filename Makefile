@@ -33,9 +33,11 @@ demo: $(VENV)/.stamp-demo  ## fit a hierarchical model to real data: verdict, su
 	$(BIN)/python examples/grunfeld.py
 
 test: ready  ## the tests, without the slow ones
+	PROBKIT_TYPECHECK=0 $(PYTEST) -q tests/mistakes
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not slow" --durations 15
 
 test-all: ready  ## all tests
+	PROBKIT_TYPECHECK=0 $(PYTEST) -q tests/mistakes
 	$(PYTEST) -n $(WORKERS) --dist loadfile --durations 30
 
 smoke: ready  ## the short walk along the whole road

@@ -11,12 +11,13 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 Y = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
 SIGMA = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
 
 
-def _probkit():
+def _probkit() -> Any:
     import probkit as pk
     from probkit import dist
 
@@ -32,7 +33,7 @@ def _probkit():
     return posterior, clocks
 
 
-def _numpyro():
+def _numpyro() -> Any:
     import jax
     import numpyro
     from jax import numpy as jnp
@@ -58,7 +59,7 @@ def _numpyro():
     return jax.device_get(mcmc.get_samples(group_by_chain=True)), clocks
 
 
-def _blackjax():
+def _blackjax() -> Any:
     import blackjax
     import jax
     from jax import numpy as jnp
@@ -106,7 +107,7 @@ def _persistent_cache() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def _summary(draws) -> None:
+def _summary(draws: Any) -> None:
     import arviz
 
     print(arviz.summary(arviz.from_dict(posterior=draws)))
@@ -115,7 +116,8 @@ def _summary(draws) -> None:
 def main(name: str) -> None:
     """Run one program to its end."""
     kind, library = name.split("_")
-    found, (wall, cpu) = {"probkit": _probkit, "numpyro": _numpyro, "blackjax": _blackjax}[library]()
+    programs = {"probkit": _probkit, "numpyro": _numpyro, "blackjax": _blackjax}
+    found, (wall, cpu) = programs[library]()
     if kind == "warm":
         if library == "probkit":
             found = found.values

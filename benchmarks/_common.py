@@ -60,7 +60,8 @@ def process(command: Sequence[str], env: Mapping[str, str | None] | None = None)
     wall = time.perf_counter() - begin
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        called = " ".join(command)
+        raise RuntimeError(f"{called} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Ran(wall, cpu, done.stdout)
 

@@ -107,12 +107,12 @@ def affairs() -> Case:
     """A hierarchical logistic regression, 6,366 rows, 36 groups, 44 dimensions."""
 
     def raw(x: Any, couple: Any, y: Any) -> None:
-        mu = numpyro.sample("mu", dist.Normal(0, 2))
-        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        mu: Any = numpyro.sample("mu", dist.Normal(0, 2))
+        tau: Any = numpyro.sample("tau", dist.HalfNormal(1))
         with numpyro.plate("covariate", x.shape[1]):
             beta = numpyro.sample("beta", dist.Normal(0, 1))
         with numpyro.plate("couples", 36):
-            z = numpyro.sample("z", dist.Normal(0, 1))
+            z: Any = numpyro.sample("z", dist.Normal(0, 1))
         logits = (mu + tau * z)[couple] + x @ beta
         with numpyro.plate("row", x.shape[0]):
             numpyro.sample("y", dist.Bernoulli(logits=logits), obs=y)

@@ -79,8 +79,9 @@ def _named(draws: dict) -> dict:
 
 def blackjax(case: Any, low_rank: bool = False) -> Fit:
     """blackjax's window adaptation (diagonal or low rank) and its NUTS, by hand."""
-    import blackjax as bj
     import jax
+
+    bj: Any = importlib.import_module("blackjax")
 
     adaptation = bj.window_adaptation_low_rank if low_rank else bj.window_adaptation
 
@@ -153,7 +154,8 @@ def nutpie(name: str, low_rank: bool = False) -> Fit:
             progress_bar=False, low_rank_modified_mass_matrix=low_rank,
         )
         found = trace.posterior
-        return _named({k: found[k].to_numpy() for k in found.data_vars})
+        # Besides the variables it returns their unconstrained twins, named with two underscores.
+        return _named({k: found[k].to_numpy() for k in found.data_vars if "__" not in k})
 
     return fit
 

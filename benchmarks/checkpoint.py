@@ -57,7 +57,8 @@ def judge(name: str, seconds: float, rounds: int) -> dict:
     for every in ("30 s", "5 s"):
         for clock in ("wall", "cpu"):
             ratio = c.ratio([x[clock] for x in found[every]], [x[clock] for x in off])
-            c.line(f"every {every}: {clock}, with / without", ratio, 1.03 if every == "30 s" else None)
+            limit = 1.03 if every == "30 s" else None
+            c.line(f"every {every}: {clock}, with / without", ratio, limit)
     return found
 
 

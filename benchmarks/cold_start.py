@@ -28,7 +28,9 @@ def cold(rounds: int) -> dict:
     makers = {k: (lambda k=k: _child(k, {})) for k in names}
     c.take_turns(makers, 1)
     found = c.take_turns(makers, rounds)
-    figures = {k: {"wall": [x.wall for x in v], "cpu": [x.cpu for x in v]} for k, v in found.items()}
+    figures = {
+        k: {"wall": [x.wall for x in v], "cpu": [x.cpu for x in v]} for k, v in found.items()
+    }
     for clock in ("wall", "cpu"):
         ours = figures["cold_probkit"][clock]
         print(f"cold start, {clock}: " + ", ".join(

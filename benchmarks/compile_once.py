@@ -27,9 +27,9 @@ _EVENT = "/jax/core/compile/backend_compile_duration"
 _seconds: list[float] = []
 
 
-def _listen(event: str, duration: float, **_: Any) -> None:
+def _listen(event: str, duration_secs: float, **_: Any) -> None:
     if event == _EVENT:
-        _seconds.append(duration)
+        _seconds.append(duration_secs)
 
 
 def compiled_by(fn: Callable[[], Any]) -> list:

@@ -8,6 +8,7 @@ The exact value integrates the effects and the mean in closed form and the scale
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +22,10 @@ def quadrature(y: np.ndarray, sigma: np.ndarray) -> float:
     from scipy import integrate, stats
 
     def density(tau: float) -> float:
-        cov = np.diag(sigma**2 + tau**2) + 25.0
-        return stats.multivariate_normal(np.zeros(len(y)), cov).pdf(y) * stats.halfcauchy(
-            scale=5
-        ).pdf(tau)
+        # y_j | mu, tau ~ N(mu, sigma_j^2 + tau^2), and mu ~ N(0, 25) adds 25 to every entry.
+        cov: Any = np.diag(sigma**2 + tau**2) + 25.0
+        likelihood = stats.multivariate_normal.pdf(y, np.zeros(len(y)), cov)
+        return float(likelihood * stats.halfcauchy.pdf(tau, scale=5))
 
     near = integrate.quad(density, 0, 30, epsabs=0, epsrel=1e-10, limit=500)[0]
     far = integrate.quad(density, 30, np.inf, epsabs=0, epsrel=1e-8, limit=500)[0]

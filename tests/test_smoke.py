@@ -77,6 +77,13 @@ def test_report(posterior, tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_a_formula_is_a_model(frame):
+    pytest.importorskip("formulaic")
+    target = pk.formula("y ~ x + (1 | group)", frame).bind(frame)
+    assert np.isfinite(target.log_density(target.example))
+    assert "x" in target.coords["term"]
+
+
 def test_another_method_is_one_argument(frame):
     model = pk.Model(
         intercept=dist.Normal(0, 5),

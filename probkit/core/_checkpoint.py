@@ -135,5 +135,6 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here, for NumPy does not close what it cannot read.
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
         return {k: file[k] for k in file.files}

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the option closest to ``name``, or the empty string."""
-    close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.6)
+    known = [str(o) for o in options]
+    # Names that differ in case alone are the nearest there are.
+    same = [o for o in known if o.casefold() == str(name).casefold()]
+    close = same or difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

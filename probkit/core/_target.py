@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from probkit.core._errors import listing, nearest
 from probkit.core._trees import Flat, in_precision
@@ -245,44 +245,50 @@ class Target(eqx.Module):
         """The same density without labels: what compiled programs are traced with."""
         return Target(self.program, self.arrays)
 
-    def terms(self, z: Mapping[str, Array], batch: Batch | None = None) -> Terms:
+    def _point(self, z: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        return {k: jnp.asarray(v, self.dtype) for k, v in z.items()}
+
+    def terms(self, z: Mapping[str, ArrayLike], batch: Batch | None = None) -> Terms:
         """Log density terms by site."""
         with in_precision(self.dtype):
-            return self.program.evaluate(z, self.arrays, batch)
+            return self.program.evaluate(self._point(z), self.arrays, batch)
 
-    def log_prior(self, z: Mapping[str, Array]) -> Array:
+    def log_prior(self, z: Mapping[str, ArrayLike]) -> Array:
         """Log prior density of ``z`` in the unconstrained space (log Jacobians included)."""
         with in_precision(self.dtype):
             return self.terms(z).log_prior()
 
-    def log_likelihood(self, z: Mapping[str, Array], batch: Batch | None = None) -> Array:
+    def log_likelihood(self, z: Mapping[str, ArrayLike], batch: Batch | None = None) -> Array:
         """Log likelihood; with a mini-batch, an unbiased estimate of it (terms scaled up)."""
         with in_precision(self.dtype):
             return self.terms(z, batch).log_likelihood()
 
-    def log_density(self, z: Mapping[str, Array], batch: Batch | None = None) -> Array:
+    def log_density(self, z: Mapping[str, ArrayLike], batch: Batch | None = None) -> Array:
         """``log_prior + log_likelihood``."""
         with in_precision(self.dtype):
             return self.terms(z, batch).log_density()
 
-    def flat_log_density(self, vector: Array, batch: Batch | None = None) -> Array:
+    def flat_log_density(self, vector: ArrayLike, batch: Batch | None = None) -> Array:
         """The log density of one flat vector of length ``target.program.flat.size``."""
-        return self.log_density(self.program.flat.unravel(vector), batch)
+        with in_precision(self.dtype):
+            point = self.program.flat.unravel(jnp.asarray(vector, self.dtype))
+            return self.log_density(point, batch)
 
-    def per_example(self, z: Mapping[str, Array], key: Array | None = None) -> dict[str, Array]:
+    def per_example(self, z: Mapping[str, ArrayLike], key: Array | None = None) -> dict[str, Array]:
         """Log likelihood of each observation, by observed site, in its natural shape."""
         key = jax.random.key(0) if key is None else key
         with in_precision(self.dtype):
-            values = self.program.constrain(key, z, self.arrays)
-            return self.program.pointwise(z, values, self.arrays)
+            point = self._point(z)
+            values = self.program.constrain(key, point, self.arrays)
+            return self.program.pointwise(point, values, self.arrays)
 
-    def constrain(self, z: Mapping[str, Array], key: Array | None = None) -> dict[str, Array]:
+    def constrain(self, z: Mapping[str, ArrayLike], key: Array | None = None) -> dict[str, Array]:
         """Latent and deterministic sites in the model's own space."""
         key = jax.random.key(0) if key is None else key
         with in_precision(self.dtype):
-            return self.program.constrain(key, z, self.arrays)
+            return self.program.constrain(key, self._point(z), self.arrays)
 
-    def unconstrain(self, values: Mapping[str, Array]) -> dict[str, Array]:
+    def unconstrain(self, values: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """The unconstrained point of a dictionary of latent values (the inverse of constrain)."""
         missing = [k for k in self.program.shapes if k not in values]
         if missing:
@@ -291,13 +297,14 @@ class Target(eqx.Module):
                 f"{nearest(missing[0], values)}"
             )
         with in_precision(self.dtype):
-            return self.program.unconstrain(values, self.arrays)
+            point = {k: jnp.asarray(v) for k, v in values.items()}
+            return self.program.unconstrain(point, self.arrays)
 
-    def predict(self, key: Array, z: Mapping[str, Array]) -> dict[str, Array]:
+    def predict(self, key: Array, z: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """One draw of every observed site given the latent sites at ``z``."""
         key_latent, key_observed = jax.random.split(key)
         with in_precision(self.dtype):
-            values = self.program.constrain(key_latent, z, self.arrays)
+            values = self.program.constrain(key_latent, self._point(z), self.arrays)
             held = {k: v for k, v in values.items() if self.sites[k].kind in HELD}
             return self.program.simulate(key_observed, held, self.arrays)
 

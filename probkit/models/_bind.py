@@ -215,6 +215,12 @@ def _check_names(
         for parent in node.parents:
             if parent in node.sizes or parent in node.optional:
                 continue
+            if like is not None and parent in like.labels.constants and parent not in parsed:
+                raise ValueError(
+                    f"site {name!r}: its parent {parent!r} was a column of the data at training and "
+                    f"is not in the new data.{nearest(parent, parsed.arrays)} "
+                    f"The new data have: {listing(parsed.arrays)}."
+                )
             if parent not in nodes and parent not in parsed and parent not in sizes:
                 options = [*nodes, *parsed.arrays, *sizes]
                 raise ValueError(

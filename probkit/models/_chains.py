@@ -27,7 +27,11 @@ _BEFORE = ""  # stands for the state before among the names of leading axes
 
 @dataclass(frozen=True, eq=False)
 class Transition:
-    """Log factor of a chain: axes of the state before, of ``variables`` (the chain first), ``dims``."""
+    """Log factor of a chain.
+
+    One axis for the state before, one for each of ``variables`` (the chain itself first), one for
+    each of ``dims`` (the time last).
+    """
 
     variables: tuple[str, ...]
     dims: tuple[str, ...]

@@ -304,6 +304,8 @@ class Enumeration:
         by_name = dict(zip(names, tensors, strict=True))
         out = {}
         for name, tensor in by_name.items():
+            if isinstance(tensor, Transition):
+                continue
             if self.program.sites[name].kind != "observed" or len(tensor.variables) != 1:
                 continue
             variable = tensor.variables[0]
@@ -314,7 +316,8 @@ class Enumeration:
             if variable in self.chains:
                 value = self._without(tensor, variable, [by_name[k] for k in users])
             elif set(users) == {name, variable}:
-                joint = tensor.value + aligned(by_name[variable], tensor.dims)
+                prior: Any = by_name[variable]
+                joint = tensor.value + aligned(prior, tensor.dims)
                 value = jax.nn.logsumexp(joint, axis=0)
             else:
                 value = None
@@ -355,7 +358,8 @@ class Enumeration:
                 direct = self._density(name, env.get(name), env, arrays, view, chosen)
                 mixed[name] = _gap(direct, self._look_up(tensor, codes))
                 if name in env:
-                    value, _ = self._value(name, z, {**env, **chosen}, view)
+                    last = {v: self._constant(v, -1) for v in tensor.variables}
+                    value, _ = self._value(name, z, {**env, **last}, view)
                     moved[name] = _gap(value, env[name])
             return {"mixed": mixed, "moved": moved}
 

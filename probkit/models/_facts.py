@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from numpyro.distributions import biject_to
 
 from probkit.models._centring import centring_shape
@@ -84,7 +85,9 @@ class _Pass:
     def walk(self, zero: Any) -> Any:
         env: dict[str, Any] = {}
         for name, node in self.plan.nodes.items():
-            result = call(name, node, self.arguments(node, env))
+            # NumPyro's own validation knows no sites; `check_parameters` does its work below.
+            with numpyro.validation_enabled(False):
+                result = call(name, node, self.arguments(node, env))
             if isinstance(node, RandomVariable):
                 env[name] = self.variable(name, node, result, zero)
             elif isinstance(node, Deterministic) and node.hidden:

@@ -3,8 +3,8 @@ r"""The forward-backward recursions of a discrete chain, in logs.
 With states ``k``, transitions ``A_t[j, k] = log p(x_t = k | x_{t-1} = j)`` (row 0 holds the initial
 distribution, whatever ``j``) and emissions ``e_t[k]``, the log density of all that depends on x_t,
 
-    a_0[k] = A_0[., k] + e_0[k],        a_t[k] = e_t[k] + log sum_j exp(a_{t-1}[j] + A_t[j, k])
-    b_T[k] = 0,                         b_t[j] = log sum_k exp(A_{t+1}[j, k] + e_{t+1}[k] + b_{t+1}[k])
+    a_0[k] = A_0[., k] + e_0[k],   a_t[k] = e_t[k] + log sum_j exp(a_{t-1}[j] + A_t[j, k])
+    b_T[k] = 0,         b_t[j] = log sum_k exp(A_{t+1}[j, k] + e_{t+1}[k] + b_{t+1}[k])
 
 and ``log sum_k exp a_T[k]`` is the log density with the chain summed out (Rabiner 1989, equations
 19-25, here in logs instead of scaled). Arrays have time first, then states, then any further axes,

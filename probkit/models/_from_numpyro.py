@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from probkit.core._config import setting
 from probkit.core import Labels, Target, listing, nearest
+from probkit.core._config import setting
 from probkit.core._programs import compiled
 from probkit.models._data import ROWS, Data, read_data
 from probkit.models._numpyro_program import NumpyroProgram

@@ -89,7 +89,8 @@ def gram_matrix(kernel: Any, x: Array) -> Array:
             "expected the kernel's function to return k(x, y), a function of two points, or a "
             f"GPJax kernel; found {type(kernel).__name__}"
         )
-    gram = jax.vmap(lambda a: jax.vmap(lambda b: kernel(a, b))(x))(x)
+    value: Any = kernel
+    gram = jax.vmap(lambda a: jax.vmap(lambda b: value(a, b))(x))(x)
     if gram.ndim != 2:
         raise ValueError(
             f"expected k(x, y) to return a number for two points of shape {x.shape[1:]}, found "
@@ -102,7 +103,7 @@ def gp(
     kernel_fn: Callable[..., Any],
     at: str | Sequence[str] = "",
     mean: Any = None,
-    dims: str | None = None,
+    dims: str | Sequence[str] | None = None,
     *,
     jitter: float | None = None,
     **unknown: Any,

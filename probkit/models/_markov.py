@@ -4,10 +4,10 @@ A chain is one variable whose last batch dim is the time. Its log density has on
 
     log p(x) = log init(x_0) + sum_{t > 0} log step(x_t | x_{t-1}, u_t),
 
-where parents ``u`` that have the time dim are taken at ``t`` and all others are whole. All terms are
-evaluated side by side (``vmap`` over t); sampling is a ``scan``. A discrete chain that is not
-observed is summed out by the forward algorithm (`probkit.models._forward`). Cost: one evaluation of
-``step`` a time point.
+where parents ``u`` that have the time dim are taken at ``t`` and all others are whole. All terms
+are evaluated side by side (``vmap`` over t); sampling is a ``scan``. A discrete chain that is not
+observed is summed out by the forward algorithm (`probkit.models._forward`). Cost: one evaluation
+of ``step`` a time point.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpyro.distributions import Distribution
 
 from probkit.core import check_options, listing
 from probkit.models._nodes import Deterministic, Node, RandomVariable, names, signature_of
-from probkit.models._parameters import check_parameters, constraint_words
+from probkit.models._parameters import check_parameters, concrete, constraint_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +166,7 @@ class Chain(Distribution):
         values = values.reshape((-1, *(1,) * len(self.batch_shape)))
         return jnp.broadcast_to(values, (len(values), *self.batch_shape)) if expand else values
 
-    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         """Terms of shape ``(..., time)``: each state given the one before."""
         states = jnp.moveaxis(value, -1 - self.event_dim, 0)
         start = self.first(self._at(0)).log_prob(states[0])
@@ -181,7 +181,7 @@ class Chain(Distribution):
         start = jnp.broadcast_to(start, rest.shape[1:])
         return jnp.moveaxis(jnp.concatenate([start[None], rest]), 0, -1)
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         """Chains of shape ``(*sample_shape, *batch, time, *event)``."""
         count = int(np.prod(sample_shape))
         if not sample_shape:
@@ -235,7 +235,7 @@ class Chain(Distribution):
 
 def _same_support(first: Any, later: Any) -> None:
     for where, support in (("init", first), ("step", later)):
-        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(support)):
+        if not concrete(support):
             raise ValueError(
                 f"expected the support of {where} to have constant bounds, found bounds that "
                 "depend on other values; declare the chain on the whole line and transform it"
@@ -285,7 +285,9 @@ def markov(
         >>> from probkit import dist
         >>> model = pk.Model(
         ...     s=dist.HalfNormal(1),
-        ...     level=pk.markov(lambda x, s: dist.Normal(x, s), init=dist.Normal(0, 5), dims="time"),
+        ...     level=pk.markov(
+        ...         lambda x, s: dist.Normal(x, s), init=dist.Normal(0, 5), dims="time"
+        ...     ),
         ...     y=pk.rv(lambda level: dist.Normal(level, 1), dims="time"),
         ... )
         >>> target = model.bind({"y": [0.1, 0.4, 0.2]})

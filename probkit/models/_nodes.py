@@ -77,7 +77,7 @@ def names(where: str, dims: str | Sequence[str] | None) -> tuple[str, ...]:
     """Dim names as a tuple, or an error that says what a dim name looks like."""
     if dims is None:
         return ()
-    found = (dims,) if isinstance(dims, str) else tuple(dims)
+    found = tuple(dims) if isinstance(dims, Sequence) and not isinstance(dims, str) else (dims,)
     for dim in found:
         if not isinstance(dim, str) or not dim:
             raise TypeError(

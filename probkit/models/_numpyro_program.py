@@ -82,8 +82,7 @@ class NumpyroProgram(Program):
         if part is not None and part != size:
             raise ValueError(
                 f"plate {name!r}: it takes {part} of its {size} rows at random, which would hide "
-                "the others from every method but one; leave subsample_size out and let the method "
-                "take mini-batches"
+                "the others; leave subsample_size out and let the method take mini-batches"
             )
 
     def _put_sizes(self, name: str, dims: tuple[str, ...], shape: tuple[int, ...]) -> None:
@@ -91,8 +90,8 @@ class NumpyroProgram(Program):
             known = self.sizes.setdefault(dim, size)
             if known != size:
                 raise ValueError(
-                    f"site {name!r}: its dim {dim!r} has length {size}, but {known} elsewhere; give "
-                    "the plates different names, or name the site's dims with dims="
+                    f"site {name!r}: its dim {dim!r} has length {size}, but {known} elsewhere; "
+                    "give the plates different names, or name the site's dims with dims="
                 )
 
     # -- running the function ---------------------------------------------------------------
@@ -200,9 +199,9 @@ class NumpyroProgram(Program):
                 f"are its rows; name them with dims={{{unnamed[0]!r}: (...)}}"
             )
 
-        def take(value: Array, dims: tuple) -> Array:
+        def take(value: Any, dims: tuple) -> Array:
             if dim not in dims:
-                return value
+                return jnp.asarray(value)
             return jnp.take(jnp.asarray(value), batch.index, axis=dims.index(dim))
 
         data = {k: take(v, self.data_dims[k]) for k, v in arrays["data"].items()}
@@ -258,7 +257,7 @@ class NumpyroProgram(Program):
         kwargs = {**self.static, **self.fixed, **arrays["data"]}
         joint, trace = log_density(model, (), kwargs, {})
         terms = Terms({}, {}, {})
-        rest = joint
+        rest = jnp.asarray(joint)
         for name in self.shapes:
             site = trace[name]
             lp = log_prob_of(site)
@@ -352,7 +351,7 @@ class NumpyroProgram(Program):
         """What the observed sites were given, in natural shapes."""
         trace = self._trace(arrays["data"], jax.random.key(0), lambda site: None)
         return {
-            k: jnp.reshape(trace[k]["value"], f.shape)
+            k: jnp.reshape(jnp.asarray(trace[k]["value"]), f.shape)
             for k, f in self.facts.items()
             if f.kind == "observed"
         }

@@ -51,9 +51,10 @@ def product(
     for other in variables:
         if not set(program.facts[other].dims) <= set(dims):
             raise ValueError(
-                f"site {variable!r}: it is discrete with dims {dims}, and shares a factor with the "
-                f"discrete {other!r} of dims {program.facts[other].dims}; neither set of dims holds "
-                "the other, so they cannot be summed out: make one depend on a dim of the other"
+                f"site {variable!r}: it is discrete with dims {dims}, and shares a factor with "
+                f"the discrete {other!r} of dims {program.facts[other].dims}; neither set of dims "
+                "holds the other, so they cannot be summed out: make one depend on a dim of the "
+                "other"
             )
     total: Any = jnp.zeros(())
     for t in tensors:
@@ -69,7 +70,7 @@ def product(
 
 
 def aligned(t: Tensor, dims: tuple[str, ...]) -> Array:
-    """The factor's value with one axis for each of ``dims``, in that order (1 where it has none)."""
+    """The factor's value with an axis for each of ``dims``, in that order (1 where it has none)."""
     lead = len(t.variables)
     order = [lead + t.dims.index(d) for d in dims if d in t.dims]
     value = jnp.transpose(t.value, [*range(lead), *order])

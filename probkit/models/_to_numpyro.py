@@ -51,7 +51,7 @@ class FlatMissing(dist.ImproperUniform):
     Draws are those of a uniform(-2, 2) in the unconstrained space, which is where NumPyro starts.
     """
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         """Starting values, not draws from a probability distribution."""
         transform = biject_to(self.support)
         shape = sample_shape + transform.inverse_shape(self.shape())
@@ -97,7 +97,7 @@ class Placed(Distribution):
         values = values.reshape((-1, *(1,) * len(self.batch_shape)))
         return jnp.broadcast_to(values, (len(values), *self.batch_shape)) if expand else values
 
-    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         """Log density terms, shape ``(enumerated..., plates)``."""
         own, lead = self.layout.natural(jnp.asarray(value), self.dims, self.event_dim)
         parents = [p.value for p in self.parents]
@@ -109,7 +109,7 @@ class Placed(Distribution):
         out = over_lead(terms, [own, *parents], [lead, *leads])
         return self.layout.place(out, self.dims, 0)
 
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws, shape ``(*sample_shape, enumerated..., plates, *event)``."""
         if sample_shape:
             keys = jax.random.split(key, int(np.prod(sample_shape)))
@@ -291,14 +291,17 @@ class NumpyroFunction:
         if name not in self._program.plan.observed or given[name] is None:
             return None
         facts = self._program.facts[name]
-        value = jnp.asarray(as_observed(np.asarray(given[name]), facts.discrete)
-                            if isinstance(given[name], np.ndarray) else given[name])
+        value = given[name]
+        if isinstance(value, np.ndarray):
+            value = as_observed(value, facts.discrete)
+        value = jnp.asarray(value)
         if name not in self._program.imputed:
             return value
         index = jnp.asarray(self._index[name])
 
         def pick(bound: Any) -> Any:
-            return jnp.broadcast_to(bound, facts.shape).reshape(-1)[index] if np.ndim(bound) else bound
+            full = jnp.broadcast_to(bound, facts.shape)
+            return full.reshape(-1)[index] if np.ndim(bound) else bound
 
         support = jax.tree.map(pick, elementwise(d.support))
         missing = numpyro.sample(f"{name}_missing", FlatMissing(support, (), index.shape))

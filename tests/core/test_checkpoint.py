@@ -171,7 +171,7 @@ def test_resuming_in_the_same_folder_or_another(tmp_path, monkeypatch):
     (tmp_path / "damaged" / "state.npz").write_bytes(b"not a checkpoint")
     for folder in ("a", "b", "damaged"):
         hooks = [Checkpoint(tmp_path / folder, every=0.0)]
-        resume = tmp_path / "a" if folder != "damaged" else broken.snapshot
+        resume = tmp_path / "a" if folder == "a" else broken.snapshot
         run(_TARGET, Walk(), 5, resume=resume, callbacks=hooks)
         found = CheckpointFile(tmp_path / folder).read()
         np.testing.assert_array_equal(found.history["position"], whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ import probkit as pk
 from probkit import dist
 
 P = np.array([0.2, 0.5, 0.3])
+# JAX remembers the dtype of a constant array by identity: the float32 tests have one of their own.
+SHARES = P.astype(np.float32)
 MU = np.array([-1.0, 0.5, 2.0])
 Y = np.array([0.3, 1.9, -0.8, 0.7])
 GRID = np.array([[0.1, 1.0, -0.4], [0.6, 2.0, 0.2]])  # (region, rep)
@@ -174,21 +177,25 @@ def _point(name: str, target: pk.Target) -> dict[str, jax.Array]:
     return {k: jnp.asarray(rng.normal(size=s)) for k, s in target.program.shapes.items()}
 
 
-def _bound(name: str) -> tuple[pk.Target, Callable]:
+@functools.cache
+def _bound(name: str) -> tuple[pk.Target, Callable, Callable]:
+    """The target in float64, its value and gradient, and the twin in NumPyro."""
     model, options, twin = MODELS[name]()
-    return model.bind(**options, reparam="off"), twin
+    target = model.bind(**options, reparam="off")
+    return target, jax.jit(jax.value_and_grad(lambda z: target.log_density(z))), twin
 
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_sums_by_brute_force(name: str) -> None:
     with jax.enable_x64(True):
-        target, _ = _bound(name)
+        target, density, _ = _bound(name)
         z = _point(name, target)
         mu = np.asarray(next(iter(z.values())))
         terms = [_joint(name, mu, *pair) for pair in _assignments(name)]
         expected = special.logsumexp(terms) + stats.norm.logpdf(mu, 0, 2).sum()
-        np.testing.assert_allclose(target.log_density(z), expected, rtol=1e-10)
-        assert all(v.dtype == np.float64 for v in target.terms(z).likelihood.values())
+        found = density(z)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        assert found.dtype == np.float64
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -196,17 +203,18 @@ def test_sums_against_numpyro(name: str) -> None:
     """NumPyro's tensor variable elimination, with gradients."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from numpyro.contrib.funsor import config_enumerate, log_density
+        from numpyro.contrib.funsor import config_enumerate, enum, log_density
 
         with jax.enable_x64(True):
-            target, twin = _bound(name)
+            target, density, twin = _bound(name)
+            counted = enum(config_enumerate(twin), first_available_dim=-3)
             z = _point(name, target)
 
             def theirs(z: dict) -> jax.Array:
-                return log_density(config_enumerate(twin), (), {}, z)[0]
+                return log_density(counted, (), {}, z)[0]
 
-            expected = jax.value_and_grad(theirs)(z)
-            found = jax.value_and_grad(lambda z: target.log_density(z))(z)
+            expected = jax.jit(jax.value_and_grad(theirs))(z)
+            found = density(z)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), found[1], expected[1])
 
@@ -216,7 +224,7 @@ def test_discrete_latents_follow_their_exact_conditional(name: str) -> None:
     """Frequencies of drawn assignments, by a chi-squared test at 1e-6 a model."""
     count = 4000
     with jax.enable_x64(True):
-        target, _ = _bound(name)
+        target, _, _ = _bound(name)
         z = _point(name, target)
         mu = np.asarray(next(iter(z.values())))
         draw = jax.jit(jax.vmap(lambda key: target.constrain(z, key)))
@@ -251,7 +259,7 @@ def test_discrete_latents_follow_their_exact_conditional(name: str) -> None:
 
 
 def _value(target: pk.Target, z: Mapping | None = None) -> float:
-    return float(target.log_density({} if z is None else z))
+    return float(jax.jit(lambda z: target.log_density(z))({} if z is None else z))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +280,7 @@ def test_values_of_the_support(prior: Any, values: np.ndarray, weights: np.ndarr
     target = model.bind({"y": y})
     joint = np.log(weights) + stats.norm.logpdf(y[:, None], values)
     assert _value(target) == pytest.approx(special.logsumexp(joint, axis=1).sum(), rel=1e-5)
-    draw = jax.vmap(lambda key: target.constrain({}, key)["z"])
+    draw = jax.jit(jax.vmap(lambda key: target.constrain({}, key)["z"]))
     drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
     exact = (special.softmax(joint, axis=1) * values).sum(1)
     np.testing.assert_allclose(drawn.mean(0), exact, atol=0.08)
@@ -280,7 +288,7 @@ def test_values_of_the_support(prior: Any, values: np.ndarray, weights: np.ndarr
 
 def test_prior_and_likelihood_factors() -> None:
     model = pk.Model(
-        z=pk.rv(dist.Categorical(P), dims="obs"),
+        z=pk.rv(dist.Categorical(SHARES), dims="obs"),
         tilt=pk.factor(lambda z: 0.4 * z, dims="obs"),
         hit=pk.factor(lambda z, y: -((y - z) ** 2), dims="obs", likelihood=True),
     )
@@ -293,7 +301,7 @@ def test_imputation_beside_a_discrete_latent() -> None:
     """Joint density of a missing outcome and mu, the components summed out."""
     model = pk.Model(
         mu=pk.rv(dist.Normal(0.0, 2.0), dims="k"),
-        z=pk.rv(dist.Categorical(P), dims="obs"),
+        z=pk.rv(dist.Categorical(SHARES), dims="obs"),
         y=pk.rv(lambda mu, z: dist.Normal(mu[z], 1.0), dims="obs"),
     )
     y = np.array([0.3, np.nan, -0.8])
@@ -311,7 +319,7 @@ def test_imputation_beside_a_discrete_latent() -> None:
 
 def test_missing_discrete_outcomes_beside_a_discrete_latent() -> None:
     model = pk.Model(
-        z=pk.rv(dist.Categorical(P), dims="obs"),
+        z=pk.rv(dist.Categorical(SHARES), dims="obs"),
         n=pk.rv(lambda z: dist.Poisson(1.0 + z), dims="obs"),
     )
     target = model.bind({"n": np.array([2.0, np.nan, 0.0])})
@@ -338,7 +346,7 @@ def test_a_continuous_latent_below_a_discrete_one() -> None:
 def test_indexing_by_group_is_refused_naming_the_variable() -> None:
     """One z a region and rows inside: each row may use any element, so it is refused."""
     model = pk.Model(
-        z=pk.rv(dist.Categorical(P), dims="region"),
+        z=pk.rv(dist.Categorical(SHARES), dims="region"),
         y=pk.rv(lambda z, region: dist.Normal(1.0 * z[region], 1.0), dims="obs"),
     )
     data = {"y": Y, "region": CODES}
@@ -348,7 +356,7 @@ def test_indexing_by_group_is_refused_naming_the_variable() -> None:
 
 def test_mixing_elements_along_a_shared_dim_is_refused() -> None:
     model = pk.Model(
-        z=pk.rv(dist.Categorical(P), dims="obs"),
+        z=pk.rv(dist.Categorical(SHARES), dims="obs"),
         y=pk.rv(lambda z: dist.Normal(1.0 * z[::-1], 1.0), dims="obs"),
     )
     with pytest.raises(ValueError, match=r"site 'z'.*'y' mixes its elements"):
@@ -365,7 +373,7 @@ def test_a_support_that_moves_with_the_variable_is_refused() -> None:
         model.bind({"y": 0.3})
 
 
-@pytest.mark.parametrize("prior", [dist.Poisson(3.0), dist.Multinomial(3, P)])
+@pytest.mark.parametrize("prior", [dist.Poisson(3.0), dist.Multinomial(3, SHARES)])
 def test_infinite_supports_are_refused(prior: Any) -> None:
     model = pk.Model(n=prior, y=pk.rv(lambda n: dist.Normal(1.0 * jnp.sum(n), 1.0)))
     with pytest.raises(ValueError, match=r"site 'n'.*cannot be summed out.*Categorical"):

@@ -23,7 +23,8 @@ def jacobian(fn, trace: dict, z: dict) -> float:
         if site["type"] == "sample" and not site["is_observed"] and name in z:
             transform = biject_to(site["fn"].support)
             value = site["value"]
-            total += float(jnp.sum(transform.log_abs_det_jacobian(transform._inverse(value), value)))
+            free = transform._inverse(value)
+            total += float(jnp.sum(transform.log_abs_det_jacobian(free, value)))
     return total
 
 
@@ -384,7 +385,7 @@ WRONG = {
     "missing data": (numpyro_schools, {"y": np.ones(2)}, {}, "'sigma' has no default"),
     "holes": (numpyro_schools, {"sigma": np.ones(2), "y": [1.0, np.nan]}, {}, "'y'.*missing"),
     "dims": (numpyro_schools, {"sigma": np.ones(2)}, {"dims": {"thta": "k"}}, "Did you mean 'thet"),
-    "coords": (numpyro_schools, {"sigma": np.ones(2)}, {"coords": {"scool": [1]}}, "no dim 'scool'"),
+    "coords": (numpyro_schools, {"sigma": np.ones(2)}, {"coords": {"scool": [1]}}, "dim 'scool'"),
     "labels": (numpyro_schools, {"sigma": np.ones(2)}, {"coords": {"school": [1]}}, "2 labels"),
 }
 
