@@ -52,8 +52,12 @@ def _numpyro() -> Any:
             numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
     mcmc = MCMC(
-        NUTS(model), num_warmup=1000, num_samples=1000, num_chains=4,
-        chain_method="vectorized", progress_bar=False,
+        NUTS(model),
+        num_warmup=1000,
+        num_samples=1000,
+        num_chains=4,
+        chain_method="vectorized",
+        progress_bar=False,
     )
     mcmc.run(jax.random.key(0), jnp.array(SIGMA), jnp.array(Y))
     return jax.device_get(mcmc.get_samples(group_by_chain=True)), clocks
@@ -81,10 +85,11 @@ def _blackjax() -> Any:
         x = jax.random.uniform(start, (10,), minval=-2.0, maxval=2.0)
         x = {"mu": x[0], "log_tau": x[1], "z": x[2:]}
         warmup = blackjax.window_adaptation(blackjax.nuts, log_density)
-        (state, tuned), _ = warmup.run(adapt, x, 1000)
-        step = blackjax.nuts(log_density, **tuned).step
+        run: Any = warmup.run
+        (state, tuned), _ = run(adapt, x, 1000)
+        step: Any = blackjax.nuts(log_density, **tuned).step
 
-        def once(state, key):
+        def once(state: Any, key: Any) -> Any:
             state, _ = step(key, state)
             return state, state.position
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 COVARIATES = ("rate_marriage", "age", "yrs_married", "children", "religious", "educ")
@@ -19,7 +21,7 @@ def affairs() -> dict[str, np.ndarray]:
     """Fair's survey of 1974: ``x`` (6366, 6) standardised, ``couple`` codes of 36, ``y`` 0 or 1."""
     from statsmodels.datasets import fair
 
-    frame = fair.load_pandas().data
+    frame: Any = fair.load_pandas().data
     x = frame[list(COVARIATES)].to_numpy()
     couple = (frame["occupation"] - 1) * 6 + frame["occupation_husb"] - 1
     return {
@@ -33,7 +35,7 @@ def visits() -> dict[str, np.ndarray]:
     """The RAND health insurance experiment: ``x`` (20190, 9) standardised, ``y`` log visits."""
     from statsmodels.datasets import randhie
 
-    frame = randhie.load_pandas().data
+    frame: Any = randhie.load_pandas().data
     x = frame.drop(columns="mdvis").to_numpy(float)
     y = np.log1p(frame["mdvis"].to_numpy(float))
     return {"x": ((x - x.mean(0)) / x.std(0)).astype(np.float32), "y": y.astype(np.float32)}
@@ -55,7 +57,8 @@ def sunspots(rows: int = 200) -> dict[str, np.ndarray]:
     """The last ``rows`` years of sunspot numbers: ``time`` in decades, ``y`` standardised root."""
     from statsmodels.datasets import sunspots as source
 
-    frame = source.load_pandas().data.iloc[-rows:]
+    every: Any = source.load_pandas().data
+    frame = every.iloc[-rows:]
     root = np.sqrt(frame["SUNACTIVITY"].to_numpy())
     return {
         "time": (frame["YEAR"].to_numpy() - frame["YEAR"].min()) / 10.0,

@@ -47,8 +47,12 @@ def numpyro(case: Any, dense: bool = False) -> Fit:
         else:
             kernel = NUTS(case.numpyro, **options)
         mcmc = MCMC(
-            kernel, num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS,
-            chain_method="vectorized", progress_bar=False,
+            kernel,
+            num_warmup=WARMUP,
+            num_samples=DRAWS,
+            num_chains=CHAINS,
+            chain_method="vectorized",
+            progress_bar=False,
         )
         if case.numpyro is None:
             mcmc.run(key, init_params=start)
@@ -139,7 +143,9 @@ def _host(draws: Any) -> dict[str, np.ndarray]:
 def nutpie(name: str, low_rank: bool = False) -> Fit:
     """nutpie on a PyMC model compiled by numba; needs no JAX."""
     make = {
-        "schools": _pymc_schools, "affairs": _pymc_affairs, "gauss100": _pymc_gauss,
+        "schools": _pymc_schools,
+        "affairs": _pymc_affairs,
+        "gauss100": _pymc_gauss,
         "process": _pymc_process,
     }[name]
     library = importlib.import_module("nutpie")
@@ -150,8 +156,13 @@ def nutpie(name: str, low_rank: bool = False) -> Fit:
         if "compiled" not in state:
             state["compiled"] = library.compile_pymc_model(make(pymc), backend="numba")
         trace = library.sample(
-            state["compiled"], draws=DRAWS, tune=WARMUP, chains=CHAINS, seed=seed,
-            progress_bar=False, low_rank_modified_mass_matrix=low_rank,
+            state["compiled"],
+            draws=DRAWS,
+            tune=WARMUP,
+            chains=CHAINS,
+            seed=seed,
+            progress_bar=False,
+            low_rank_modified_mass_matrix=low_rank,
         )
         found = trace.posterior
         # Besides the variables it returns their unconstrained twins, named with two underscores.

@@ -50,8 +50,10 @@ def judge(name: str, seconds: float, rounds: int) -> dict:
     found = c.take_turns(makers, rounds)
     off = found["off"]
     size = max(x["bytes"] for x in found["5 s"]) / 2**20
-    print(f"{name}: {draws} draws a chain, {c.median([x['wall'] for x in off]):.0f} s without "
-          f"checkpoints, {size:.1f} MiB of them")
+    print(
+        f"{name}: {draws} draws a chain, {c.median([x['wall'] for x in off]):.0f} s without "
+        f"checkpoints, {size:.1f} MiB of them"
+    )
     if any(x["last"] != off[0]["last"] for rows in found.values() for x in rows):
         raise AssertionError("checkpoints changed the draws")
     for every in ("30 s", "5 s"):

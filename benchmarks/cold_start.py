@@ -33,14 +33,20 @@ def cold(rounds: int) -> dict:
     }
     for clock in ("wall", "cpu"):
         ours = figures["cold_probkit"][clock]
-        print(f"cold start, {clock}: " + ", ".join(
-            f"{k.split('_')[1] if 'cold' in k else 'probkit with its summary'} "
-            f"{c.median(v[clock]):.1f} s" for k, v in figures.items()
-        ))
+        print(
+            f"cold start, {clock}: "
+            + ", ".join(
+                f"{k.split('_')[1] if 'cold' in k else 'probkit with its summary'} "
+                f"{c.median(v[clock]):.1f} s"
+                for k, v in figures.items()
+            )
+        )
         c.line("probkit / numpyro", c.ratio(ours, figures["cold_numpyro"][clock]), 0.6)
         c.line("probkit / blackjax", c.ratio(ours, figures["cold_blackjax"][clock]))
-        c.line("probkit with its summary / numpyro",
-               c.ratio(figures["table_probkit"][clock], figures["cold_numpyro"][clock]))
+        c.line(
+            "probkit with its summary / numpyro",
+            c.ratio(figures["table_probkit"][clock], figures["cold_numpyro"][clock]),
+        )
     return figures
 
 
@@ -51,7 +57,8 @@ def second(rounds: int) -> dict:
             "serialised executables": ("warm_probkit", {"PROBKIT_CACHE": f"{folder}/own"}),
             "persistent cache": ("warm_probkit", {"BENCHMARK_JAX_CACHE": f"{folder}/jax"}),
             "numpyro, persistent cache": (
-                "warm_numpyro", {"BENCHMARK_JAX_CACHE": f"{folder}/numpyro"}
+                "warm_numpyro",
+                {"BENCHMARK_JAX_CACHE": f"{folder}/numpyro"},
             ),
         }
         makers = {k: (lambda v=v: _child(*v).last_json()) for k, v in envs.items()}

@@ -63,8 +63,13 @@ def ours(case: Case, chains: int, progress: bool) -> dict[str, list]:
 def theirs(case: Case, chains: int, progress: bool, jit_args: bool) -> dict[str, list]:
     """The same of one MCMC object of NumPyro's."""
     mcmc = MCMC(
-        NumpyroNUTS(case.numpyro), num_warmup=200, num_samples=200, num_chains=chains,
-        chain_method="vectorized", progress_bar=progress, jit_model_args=jit_args,
+        NumpyroNUTS(case.numpyro),
+        num_warmup=200,
+        num_samples=200,
+        num_chains=chains,
+        chain_method="vectorized",
+        progress_bar=progress,
+        jit_model_args=jit_args,
     )
     other = {**case.data, "y": case.data["y"] + np.float32(1.0)}
     return {

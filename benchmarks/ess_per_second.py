@@ -29,7 +29,12 @@ from benchmarks import _common as c
 MODELS = {
     "schools": ("probkit", "numpyro", "blackjax", "blackjax low rank", "nutpie"),
     "affairs": (
-        "probkit", "numpyro", "numpyro dense", "blackjax", "blackjax low rank", "nutpie",
+        "probkit",
+        "numpyro",
+        "numpyro dense",
+        "blackjax",
+        "blackjax low rank",
+        "nutpie",
         "nutpie low rank",
     ),
     "gauss100": ("probkit", "numpyro dense", "blackjax low rank", "nutpie low rank"),
@@ -118,9 +123,13 @@ def cell(model: str, sampler: str, seed: int, quick: bool) -> dict[str, Any]:
             found = {"failed": str(error)[-800:]}
     path.write_text(json.dumps(found))
     warm: dict[str, Any] = found.get("warm", {})
-    told = "failed" if "failed" in found else (
-        f"cold {found['cold']['wall']:.1f} s, warm {warm['wall']:.2f} s "
-        f"({warm['cpu']:.2f} CPU), ESS {warm['ess']:.0f}"
+    told = (
+        "failed"
+        if "failed" in found
+        else (
+            f"cold {found['cold']['wall']:.1f} s, warm {warm['wall']:.2f} s "
+            f"({warm['cpu']:.2f} CPU), ESS {warm['ess']:.0f}"
+        )
     )
     print(f"  {model}, {sampler}, seed {seed}: {told}", flush=True)
     return found
@@ -134,7 +143,8 @@ def table(model: str, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         if rows:
             rates[sampler] = {
                 f"{kind} {clock}": c.median([x[kind]["ess"] / x[kind][clock] for x in rows])
-                for kind in ("cold", "warm") for clock in ("wall", "cpu")
+                for kind in ("cold", "warm")
+                for clock in ("wall", "cpu")
             }
             rates[sampler]["ess"] = c.median([x["warm"]["ess"] for x in rows])
             rates[sampler]["rhat"] = max(x["warm"]["rhat"] for x in rows)

@@ -16,8 +16,16 @@ from pathlib import Path
 from benchmarks import _common as c
 
 HEAVY = (
-    "xarray", "pandas", "blackjax", "arviz", "matplotlib", "funsor", "gpjax", "optimistix",
-    "lineax", "beartype",
+    "xarray",
+    "pandas",
+    "blackjax",
+    "arviz",
+    "matplotlib",
+    "funsor",
+    "gpjax",
+    "optimistix",
+    "lineax",
+    "beartype",
 )
 _CHILD = """
 import json, sys, time
@@ -56,8 +64,10 @@ def main() -> None:
         c.line(f"{what}: paired", c.paired(a, b))
     brought = ours[-1][2]
     print(f"  heavy modules after import probkit: {brought or 'none'}")
-    print(f"  seconds: probkit {c.median([x[0] for x in ours]):.2f}, "
-          f"numpyro {c.median([x[0] for x in theirs]):.2f}")
+    print(
+        f"  seconds: probkit {c.median([x[0] for x in ours]):.2f}, "
+        f"numpyro {c.median([x[0] for x in theirs]):.2f}"
+    )
     c.save("import_time", {**figures, "heavy": brought})
 
 

@@ -49,9 +49,7 @@ def contestants(case: Case) -> dict[str, tuple[Callable, Any, Any]]:
 
         z = {k: case.example[case.names.get(k, k)] for k in target.example}
         out[f"probkit {style}"] = (density, z, target.arrays)
-    out["numpyro"] = (
-        lambda z, data: -potential_energy(raw, (), data, z), case.example, case.data
-    )
+    out["numpyro"] = (lambda z, data: -potential_energy(raw, (), data, z), case.example, case.data)
     out["hand"] = (case.hand, case.example, case.data)
     return out
 
@@ -163,9 +161,12 @@ def judge(name: str, rounds: int, compiles: int) -> dict[str, Any]:
     seconds, cpu = ({k: [x[i] for x in v] for k, v in both.items()} for i in (0, 1))
     compiling = compile_seconds(entries, compiles)
     counts = {k: operations(*v) for k, v in entries.items()}
-    print(f"{name}: densities and gradients agree to {agreement(entries):.1e}; "
-          f"{1e6 * c.median(seconds['hand']):.1f} us by hand")
-    figures: dict[str, Any] = {"wall": seconds, "cpu": cpu, "compile": compiling, "operations": counts}
+    print(
+        f"{name}: densities and gradients agree to {agreement(entries):.1e}; "
+        f"{1e6 * c.median(seconds['hand']):.1f} us by hand"
+    )
+    figures: dict[str, Any] = {"wall": seconds, "cpu": cpu}
+    figures.update(compile=compiling, operations=counts)
     for own in ours:
         for peer in ("numpyro", "hand"):
             c.line(f"{own} / {peer}: run", c.ratio(seconds[own], seconds[peer]), 1.05)
@@ -175,8 +176,10 @@ def judge(name: str, rounds: int, compiles: int) -> dict[str, Any]:
         c.line(f"{own} / hand: compile", c.ratio(compiling[own], compiling["hand"]))
         for peer in ("numpyro", "hand"):
             more, fewer = counts[own] - counts[peer], counts[peer] - counts[own]
-            print(f"  {own}: operations beyond {peer}: {dict(more) or 'none'}; "
-                  f"of {peer} alone: {dict(fewer) or 'none'}")
+            print(
+                f"  {own}: operations beyond {peer}: {dict(more) or 'none'}; "
+                f"of {peer} alone: {dict(fewer) or 'none'}"
+            )
     return figures
 
 

@@ -13,11 +13,11 @@ from probkit.models import Model, deterministic, factor, gp, markov, module, rv,
 if TYPE_CHECKING:
     from probkit._fit import fit, prior_predictive
     from probkit.core import run
-    from probkit.models._formula import formula
     from probkit.inference import HMC, NUTS, SGLD, ExactGaussian, Laplace
+    from probkit.models._formula import formula
     from probkit.results import Check, Posterior, Verdict
 
-# Methods and results load when they are first used: importing the package stays as light as NumPyro.
+# Methods and results load when they are first used: importing the package stays light.
 _LAZY = {
     "Check": "probkit.results",
     "ExactGaussian": "probkit.inference",

@@ -40,9 +40,7 @@ softplus = pk.Model(
         dims="term",
     ),
     y=pk.rv(
-        lambda X, positive: dist.Normal(
-            X @ dist.transforms.SoftplusTransform().inv(positive), 1.0
-        ),
+        lambda X, positive: dist.Normal(X @ dist.transforms.SoftplusTransform().inv(positive), 1.0),
         dims="row",
     ),
 )

@@ -44,13 +44,13 @@ def fit(row: Row, transform: str = "identity", *, seed: Any = 0, wide: bool = Fa
     return pk.fit(target, method=method, seed=seed, **{"progress": False, **more})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def fitted(row: Row, transform: str = "identity", wide: bool = False):
     return fit(row, transform, wide=wide)
 
 
 def scores(values: np.ndarray, mean: np.ndarray, cov: np.ndarray, slack: tuple[float, float]):
-    """z-scores of means and sds against the truth, what is allowed beyond sampling error removed."""
+    """z-scores of means and sds against the truth, with what is allowed beyond noise removed."""
     values = np.asarray(values, np.float64)
     sd = np.sqrt(np.diag(cov))
     far = np.abs(values.mean(axis=(0, 1)) - mean) - slack[0] * sd
@@ -230,8 +230,13 @@ def test_a_refit_compiles_nothing(row, monkeypatch, capsys):
             for progress in (False, True):
                 new = problem(seed=7).data
                 again = pk.fit(
-                    regression, new, coords=COORDS, dims=DIMS, method=row.make(**more, **_other(row)),
-                    seed=5, progress=progress,
+                    regression,
+                    new,
+                    coords=COORDS,
+                    dims=DIMS,
+                    method=row.make(**more, **_other(row)),
+                    seed=5,
+                    progress=progress,
                 )
                 _everything(again)
         assert counter.count == 0
@@ -287,8 +292,16 @@ def test_arviz_groups_are_complete(row):
     posterior = fitted(row)
     groups = posterior.groups()
     expected = {
-        "posterior", "sample_stats", "log_likelihood", "log_prior", "unconstrained_posterior",
-        "prior", "prior_predictive", "posterior_predictive", "observed_data", "constant_data",
+        "posterior",
+        "sample_stats",
+        "log_likelihood",
+        "log_prior",
+        "unconstrained_posterior",
+        "prior",
+        "prior_predictive",
+        "posterior_predictive",
+        "observed_data",
+        "constant_data",
     }
     if posterior.method.num_warmup:
         expected |= {"warmup_posterior", "warmup_sample_stats"}
@@ -315,8 +328,15 @@ def test_arviz_groups_are_complete(row):
 def test_infos_have_the_declared_names(row):
     """Statistics bear ArviZ's names, so that any method's file is read alike."""
     known = {
-        "diverging", "energy", "lp", "acceptance_rate", "step_size", "tree_depth", "n_steps",
-        "reached_max_treedepth", "log_weight",
+        "diverging",
+        "energy",
+        "lp",
+        "acceptance_rate",
+        "step_size",
+        "tree_depth",
+        "n_steps",
+        "reached_max_treedepth",
+        "log_weight",
     }
     assert set(fitted(row).stats) <= known
 

@@ -1,4 +1,4 @@
-"""The whole road once, on whichever ArviZ is installed: every supported set of versions passes it."""
+"""The whole road once, on whichever ArviZ is installed: all supported versions pass it."""
 
 from __future__ import annotations
 

@@ -205,9 +205,7 @@ def _observed(nodes: Mapping[str, Any], parsed: Data) -> list[str]:
     return found
 
 
-def _check_names(
-    model: Model, parsed: Data, observed: list[str], like: Target | None
-) -> None:
+def _check_names(model: Model, parsed: Data, observed: list[str], like: Target | None) -> None:
     nodes = model.nodes
     sizes = {d for n in nodes.values() for d in (*n.dims, *n.event_dims)}
     sizes |= {d for axes in parsed.dims.values() for d in axes or ()}
@@ -217,9 +215,9 @@ def _check_names(
                 continue
             if like is not None and parent in like.labels.constants and parent not in parsed:
                 raise ValueError(
-                    f"site {name!r}: its parent {parent!r} was a column of the data at training and "
+                    f"site {name!r}: its parent {parent!r} was a column of the training data and "
                     f"is not in the new data.{nearest(parent, parsed.arrays)} "
-                    f"The new data have: {listing(parsed.arrays)}."
+                    f"The new data have: {listing(parsed.arrays)}; add the column."
                 )
             if parent not in nodes and parent not in parsed and parent not in sizes:
                 options = [*nodes, *parsed.arrays, *sizes]
@@ -279,8 +277,20 @@ def _columns(nodes: Mapping[str, Any], parsed: Data, sizes: dict) -> dict[str, n
                     f"entries (the first at {first}); only observed variables are imputed: drop "
                     f"those rows, fill them, or declare a distribution for {parent!r}"
                 )
+            _check_labels(name, parent, parsed, used_dims(nodes))
             _check_codes(name, parent, out[parent], sizes)
     return out
+
+
+def _check_labels(name: str, parent: str, parsed: Data, dims: list[str]) -> None:
+    """Codes of labels count something of a dim; as numbers they would mean their alphabet."""
+    if parent in parsed.categorical and parent not in dims:
+        raise ValueError(
+            f"site {name!r}: its parent {parent!r} holds labels "
+            f"({listing(parsed.coords[parent].tolist(), 4)}), expected numbers, since no variable "
+            f"has a dim {parent!r} that they could index; declare one with dims={parent!r} and use "
+            f"it as a[{parent}], or turn the labels into numbers"
+        )
 
 
 def _check_codes(name: str, parent: str, codes: np.ndarray, sizes: dict[str, int]) -> None:
@@ -358,4 +368,3 @@ def _with_holes(value: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     holes = value.astype(float)
     holes[mask] = np.nan
     return holes
-

@@ -40,7 +40,12 @@ def parse_reparam(reparam: Any, nodes: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         ValueError: an unknown site or style, with the nearest one.
     """
-    given = {"": reparam} if isinstance(reparam, str) or reparam is None else dict(reparam)
+    if not (reparam is None or isinstance(reparam, str | Mapping)):
+        raise TypeError(
+            f"reparam: expected one of {listing(_STYLES)}, or a mapping from sites to them, found "
+            f"{reparam!r}"
+        )
+    given = dict(reparam) if isinstance(reparam, Mapping) else {"": reparam}
     out = {"": "auto"}
     for name, style in given.items():
         style = "off" if style is None else style
@@ -131,9 +136,7 @@ def choose_centring(target: Target, like: Target | None) -> Target:
         return _with_choice(target, chosen)
     # Centring only matters where data speak; without any, non-centred is exact.
     if not target.arrays["observed"]:
-        return _with_choice(
-            target, {k: np.zeros_like(target.arrays["centred"][k]) for k in names}
-        )
+        return _with_choice(target, {k: np.zeros_like(target.arrays["centred"][k]) for k in names})
     ratios = _pilot(target, names)
     return _with_choice(target, {k: np.asarray(r) > 1.0 for k, r in ratios.items()})
 

@@ -6,7 +6,7 @@ throughout its natural shape. A factor is a tensor with one axis a discrete vari
 site's own dims. Variables are eliminated one by one, those with most dims first; eliminating ``v``
 with dims ``D_v``
 
-    phi(D_v, others) = log sum_v exp( sum over factors with v, each summed over its dims outside D_v )
+    phi(D_v, others) = log sum_v exp( sum of factors with v, each summed over dims outside D_v )
 
 (plates are products: Obermeyer et al. 2019, section 3, tensor variable elimination). This is exact
 when element i of a factor depends on element i of ``v`` alone along their shared dims; that is
@@ -110,9 +110,11 @@ class Enumeration:
 
     def _dims(self, name: str) -> tuple[str, ...]:
         f = self.program.facts[name]
-        return f.dims[: len(f.batch_shape)] if isinstance(
-            self.program.nodes[name], RandomVariable
-        ) else f.dims
+        return (
+            f.dims[: len(f.batch_shape)]
+            if isinstance(self.program.nodes[name], RandomVariable)
+            else f.dims
+        )
 
     # -- evaluation -------------------------------------------------------------------------
 
@@ -174,7 +176,7 @@ class Enumeration:
     def _value(
         self, name: str, z: Mapping[str, Array], env: dict, view: View
     ) -> tuple[Array, Array | None]:
-        """The value of a continuous or observed site; its support may not depend on discrete ones."""
+        """The value of a continuous or observed site, whose support is free of discrete ones."""
         program = self.program
         local = self._extend(name, env, view)
         d = program.distribution(name, local, view)
@@ -273,7 +275,9 @@ class Enumeration:
 
     # -- going back -------------------------------------------------------------------------
 
-    def draw(self, key: Array, z: Mapping[str, Array], arrays: dict, view: View) -> dict[str, Array]:
+    def draw(
+        self, key: Array, z: Mapping[str, Array], arrays: dict, view: View
+    ) -> dict[str, Array]:
         """The discrete latents, drawn from their posterior given everything else."""
         _, _, tensors = self._collect(z, arrays, view)
         _, steps = self._eliminate(tensors)

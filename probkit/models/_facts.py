@@ -110,13 +110,19 @@ class _Pass:
         return out
 
     def value(self, name: str, node: Node, result: Any) -> Any:
+        hint = "return numbers"
+        if result is None:
+            hint = "its function returned None: add the missing return"
         try:
-            array = jnp.asarray(result)
+            # (A text would be read as the name of a dtype.)
+            array = None if isinstance(result, str | bytes) else jnp.asarray(result)
         except (TypeError, ValueError):
+            array = None
+        if array is None or result is None:
             raise TypeError(
                 f"site {name!r}: expected its function to return an array, "
-                f"found {type(result).__name__}; return numbers"
-            ) from None
+                f"found {type(result).__name__}; {hint}"
+            )
         dims = node.dims
         if dims:
             wanted = tuple(self.plan.sizes[d] for d in dims)
@@ -137,7 +143,7 @@ class _Pass:
         event = tuple(d.event_shape)
         dims = self.dims(name, node, batch, event)
         shape = batch + event
-        discrete = bool(d.is_discrete)
+        discrete = _is_discrete(name, d)
         observed = name in self.values
         if observed and self.values[name].shape != shape:
             raise ValueError(
@@ -196,9 +202,7 @@ class _Pass:
             )
         return wanted
 
-    def dims(
-        self, name: str, node: RandomVariable, batch: tuple, event: tuple
-    ) -> tuple[str, ...]:
+    def dims(self, name: str, node: RandomVariable, batch: tuple, event: tuple) -> tuple[str, ...]:
         axes = self.plan.data_dims.get(name, ())
         if name in self.values and not node.event_dims and None not in axes:
             # The data name the axes that the node does not (a frame's rows, a DataArray's dims).
@@ -256,8 +260,20 @@ class _Pass:
 def _hierarchical(plan: Plan) -> set[str]:
     """Unobserved variables whose distribution depends on other unobserved, continuous ones."""
     nodes = plan.nodes
-    latent = [k for k, n in nodes.items() if isinstance(n, RandomVariable) and k not in plan.observed]
+    latent = [
+        k for k, n in nodes.items() if isinstance(n, RandomVariable) and k not in plan.observed
+    ]
     return reaches(latent, nodes, [k for k, n in nodes.items() if isinstance(n, RandomVariable)])
+
+
+def _is_discrete(name: str, d: Any) -> bool:
+    try:
+        return bool(d.is_discrete)
+    except NotImplementedError:
+        raise ValueError(
+            f"site {name!r}: the support of {_name(d)} is not known, expected one that says whether "
+            "it is discrete; give the distribution a support, or choose another distribution"
+        ) from None
 
 
 def _name(d: Any) -> str:

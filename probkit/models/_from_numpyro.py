@@ -102,7 +102,9 @@ class NumpyroModel:
         static, parsed = self._read(data, names, like)
         arrays = {k: _host(k, parsed.array(k)) for k in parsed.arrays}
         site_dims = {k: v for k, v in names.items() if k not in arrays}
-        program, fixed = self._program(static, arrays, site_dims)
+        # A program knows the dims of its data: other dims are another program.
+        axes_key = tuple(sorted((k, str(parsed.dims.get(k))) for k in arrays))
+        program, fixed = self._program(static, arrays, site_dims, axes_key)
         held = {} if fixed else arrays
         observed = _observed_values(program, held)
         axes, rows = _data_dims(program, parsed, arrays, names)
@@ -177,12 +179,17 @@ class NumpyroModel:
     # -- programs ---------------------------------------------------------------------------
 
     def _program(
-        self, static: dict[str, Any], arrays: dict[str, np.ndarray], dims: dict
+        self, static: dict[str, Any], arrays: dict[str, np.ndarray], dims: dict, axes_key: tuple
     ) -> tuple[NumpyroProgram, bool]:
         """The program for these sizes, and whether the arrays' values are part of it."""
         shapes = tuple(sorted((k, v.shape, v.dtype.name) for k, v in arrays.items()))
-        base = (tuple(sorted((k, _key(v)) for k, v in static.items())), shapes,
-                tuple(sorted(dims.items())), setting("jax_enable_x64"))
+        base = (
+            tuple(sorted((k, _key(v)) for k, v in static.items())),
+            shapes,
+            tuple(sorted(dims.items())),
+            axes_key,
+            setting("jax_enable_x64"),
+        )
         known = self._cached((base, None))
         if known is not None:
             return known, False

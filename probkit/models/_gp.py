@@ -151,9 +151,7 @@ def gp(
     if callable(mean):
         other, more, also = signature_of("pk.gp(mean)", mean)
         optional, sizes = (optional | more), {**sizes, **also}
-    fn = ProcessFunction(
-        kernel_fn, found, mean, other, columns, not isinstance(at, str), jitter
-    )
+    fn = ProcessFunction(kernel_fn, found, mean, other, columns, not isinstance(at, str), jitter)
     parents = tuple(dict.fromkeys((*found, *other, *columns)))
     return GaussianProcess(
         fn,

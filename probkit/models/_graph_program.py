@@ -64,9 +64,7 @@ class GraphProgram(Program):
         )
         self.barren = self._barren()
         self.summed = tuple(k for k in self.discrete if k not in self.barren)
-        self.imputed = {
-            k: n for k, n in plan.missing.items() if not self.facts[k].discrete
-        }
+        self.imputed = {k: n for k, n in plan.missing.items() if not self.facts[k].discrete}
         self._check_masked()
         self.sites = self._describe()
         self.shapes = {
@@ -168,15 +166,18 @@ class GraphProgram(Program):
         check_batch(self, batch.dim)
         rows = batch.index.shape[0]
         part = View(
-            plain.data, {}, {}, {}, {**self.sizes, batch.dim: rows}, batch,
+            plain.data,
+            {},
+            {},
+            {},
+            {**self.sizes, batch.dim: rows},
+            batch,
             self.sizes[batch.dim] / rows,
         )
         data = {k: part.rows(v, self.data_dims[k]) for k, v in plain.data.items()}
         observed = {k: part.rows(v, self.facts[k].dims) for k, v in plain.observed.items()}
         centred = {k: part.rows(v, self.facts[k].dims) for k, v in plain.centred.items()}
-        return View(
-            data, observed, {}, centred, part.sizes, batch, part.factor
-        )
+        return View(data, observed, {}, centred, part.sizes, batch, part.factor)
 
     def arguments(self, name: str, env: Mapping[str, Any], view: View) -> dict[str, Any]:
         """The values of a node's parents: variables, columns, or (full) dim sizes."""
@@ -271,7 +272,9 @@ class GraphProgram(Program):
             elif isinstance(node, Deterministic):
                 env[name] = call(name, node, self.arguments(name, env, view))
             else:
-                self._add_factor(name, call(name, node, self.arguments(name, env, view)), view, terms)
+                self._add_factor(
+                    name, call(name, node, self.arguments(name, env, view)), view, terms
+                )
         return terms
 
     def _visit(self, name: str, env: dict, z: Any, arrays: dict, view: View, terms: Terms) -> None:
@@ -380,7 +383,8 @@ class GraphProgram(Program):
     def independent_dims(self, name: str) -> tuple[str, ...]:
         f, node = self.facts[name], self.nodes[name]
         return tuple(
-            d for d in f.dims[: len(f.batch_shape)]
+            d
+            for d in f.dims[: len(f.batch_shape)]
             if not isinstance(node, Markov) or d != node.time
         )
 

@@ -57,8 +57,11 @@ class ChainFunction:
 
     def __call__(self, **values: Any) -> Chain:
         length = int(values.pop(self.length))
-        moving = {k: jnp.moveaxis(jnp.asarray(values[k]), a, 0) for k, a in self.axes.items()
-                  if k in values}
+        moving = {
+            k: jnp.moveaxis(jnp.asarray(values[k]), a, 0)
+            for k, a in self.axes.items()
+            if k in values
+        }
         still = {k: v for k, v in values.items() if k not in moving}
 
         def at(function: Callable, names: tuple[str, ...], now: Mapping[str, Any]) -> Callable:

@@ -225,7 +225,8 @@ def _intervention(name: str, node: Node | None, value: Any) -> Deterministic:
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(
-            f"do: expected numbers for {name!r}, found {type(value).__name__}; give an array (codes "
+            f"do: expected numbers for {name!r}, found {type(value).__name__}; give an array "
+            "(codes "
             "for labels)"
         )
     dims = () if node is None else node.dims

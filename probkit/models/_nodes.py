@@ -167,6 +167,11 @@ def rv(
         ('mu', 'tau')
     """
     check_options("pk.rv", unknown, ["fn", "dims", "event_dims", "parents"])
+    if isinstance(fn, type) and issubclass(fn, Distribution):
+        raise TypeError(
+            f"pk.rv: expected a distribution or a function that returns one, found the class "
+            f"{fn.__name__}; call it: {fn.__name__}(...), in a function of its parents if it has any"
+        )
     if isinstance(fn, Distribution):
         fixed = fn
         node = _node(RandomVariable, "pk.rv", lambda: fixed, dims, event_dims, None)

@@ -44,9 +44,7 @@ class NumpyroSite:
     nesting: int = 0
 
 
-def describe(
-    name: str, site: Mapping[str, Any], given: tuple[str, ...] | None
-) -> NumpyroSite:
+def describe(name: str, site: Mapping[str, Any], given: tuple[str, ...] | None) -> NumpyroSite:
     """What a site of a run of the function is.
 
     Args:
@@ -67,9 +65,7 @@ def describe(
     event = len(fn.event_shape) if fn is not None else 0
     batch = len(full) - event
     places: list[str | None] = [frames.get(i - batch) for i in range(batch)]
-    filler = [
-        p is None and full[i] == 1 and batch - i < leftmost for i, p in enumerate(places)
-    ]
+    filler = [p is None and full[i] == 1 and batch - i < leftmost for i, p in enumerate(places)]
     filler += [False] * event
     places += [None] * event
     kept = [i for i in range(len(full)) if not filler[i]]
@@ -90,7 +86,6 @@ def describe(
         bool(getattr(fn, "has_enumerate_support", False)),
         leftmost,
     )
-
 
 
 def log_prob_of(site: Mapping[str, Any]) -> Array:
@@ -140,9 +135,7 @@ def _unconstrained(name: str, d: Any, shape: tuple[int, ...]) -> tuple[int, ...]
         ) from None
 
 
-def _dims_of(
-    name: str, places: list[str | None], given: tuple[str, ...] | None
-) -> tuple[str, ...]:
+def _dims_of(name: str, places: list[str | None], given: tuple[str, ...] | None) -> tuple[str, ...]:
     """Names of a site's axes: plates, what ``dims`` says, and numbered names for the rest."""
     unnamed = [i for i, p in enumerate(places) if p is None]
     out = [p if p is not None else f"{name}_dim_{i}" for i, p in enumerate(places)]

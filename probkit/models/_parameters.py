@@ -28,7 +28,9 @@ def check_parameters(where: str, d: Distribution) -> None:
             continue
         holds = np.asarray(_satisfied(constraint, array))
         if not holds.all():
-            bad = array[~np.broadcast_to(holds, array.shape)] if holds.shape == array.shape else array
+            bad = (
+                array[~np.broadcast_to(holds, array.shape)] if holds.shape == array.shape else array
+            )
             raise ValueError(
                 f"{where}: {type(d).__name__} has {name}={_short(bad)}, expected it to be "
                 f"{constraint_words(constraint)}; mend the constant, the column, or the prior it "

@@ -198,8 +198,9 @@ def _edge(
     start = _border(known[a], x[a], y[a], widths[a], toward, 1)
     end = _border(known[b], x[b], y[b], widths[b], -toward, -1)
     others = [n for n in known if n not in (a, b)]
-    best = min(_BOWS, key=lambda bow: (_hits(_curve(start, end, bow), others, x, y, widths),
-                                       abs(bow)))
+    best = min(
+        _BOWS, key=lambda bow: (_hits(_curve(start, end, bow), others, x, y, widths), abs(bow))
+    )
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = _curve(start, end, best)
     return (
         f'<path d="M{x0:.1f} {y0:.1f} C{x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f} {x3:.1f} {y3:.1f}" '

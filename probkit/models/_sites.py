@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from numpyro.distributions import Distribution
 
 from probkit.core import listing
 from probkit.models._nodes import Node
+
+
+_NEEDS_VALUES = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 
 def call(name: str, node: Node, args: Mapping[str, Any]) -> Any:
@@ -22,11 +26,19 @@ def call(name: str, node: Node, args: Mapping[str, Any]) -> Any:
         if isinstance(error, SiteError | SiteTypeError):
             raise
         kind = SiteTypeError if isinstance(error, TypeError | AttributeError) else SiteError
-        text = str(error).splitlines()
+        text = (str(error).splitlines() or [repr(error)])[0].strip("'\"")
+        remedy = (
+            "expected values that the function can combine: check the parents' dims and the "
+            "function's body"
+        )
+        if isinstance(error, _NEEDS_VALUES):
+            remedy = (
+                "its values are not known while the model is compiled, so expected functions of "
+                "jax.numpy: use jnp.exp for math.exp or np.exp, and jnp.where for if"
+            )
         raise kind(
-            f"site {name!r}: its function failed with {type(error).__name__}: "
-            f"{text[0] if text else error!r} Its parents are {_shapes(args)}; expected values that "
-            "the function can combine: check the parents' dims and the function's body"
+            f"site {name!r}: its function failed with {type(error).__name__}: {text} "
+            f"Its parents are {_shapes(args)}; {remedy}"
         ) from error
 
 

@@ -141,7 +141,7 @@ def _labels(dim: Any, labels: Any) -> np.ndarray:
     names, counts = np.unique(array.astype(str), return_counts=True)
     if counts.max() > 1:
         raise ValueError(
-            f"coords[{dim!r}]: expected distinct labels, but {names[counts > 1][0]!r} occurs "
+            f"coords[{dim!r}]: expected distinct labels, but {str(names[counts > 1][0])!r} occurs "
             f"{counts.max()} times; make them unique"
         )
     return array

@@ -150,8 +150,11 @@ class NumpyroFunction:
         self.max_plate_nesting = self._layout.depth
         keyword = inspect.Parameter.KEYWORD_ONLY
         self.__signature__ = inspect.Signature(
-            [inspect.Parameter(k, keyword, default=v) for k, v in self.defaults.items()
-             if k.isidentifier()]
+            [
+                inspect.Parameter(k, keyword, default=v)
+                for k, v in self.defaults.items()
+                if k.isidentifier()
+            ]
         )
         self.__name__ = "model"
 

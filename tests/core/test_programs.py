@@ -160,8 +160,14 @@ def test_a_run_sees_the_array_it_closes_over(folder, size):
 def test_methods_differ_by_their_static_fields(folder):
     texts = [
         describe(pk.NUTS(**options))
-        for options in ({}, {"max_depth": 5}, {"metric": "diag"}, {"chains": 2}, {"warmup": 500},
-                        {"engine": "numpyro"})
+        for options in (
+            {},
+            {"max_depth": 5},
+            {"metric": "diag"},
+            {"chains": 2},
+            {"warmup": 500},
+            {"engine": "numpyro"},
+        )
     ]
     assert None not in texts
     assert len(set(texts)) == 5  # the length of the warm-up is traced, and no part of the key

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 
 import probkit as pk
-from probkit.core import Batches, Callback, Checkpoint, Progress, Status, Target, Thin, TimeLimit
+from probkit.core import (
+    Batches,
+    Callback,
+    Checkpoint,
+    Progress,
+    Status,
+    Target,
+    Thin,
+    TimeLimit,
+    key_data,
+    run,
+)
 from probkit.core import _run as driver
-from probkit.core import key_data, run
 from tests.core.walk import Walk, by_hand, normal_target
 
 _TARGET = normal_target()
@@ -219,9 +229,7 @@ def test_a_callback_that_raises_loses_nothing(short_chunks, tmp_path):
 def test_a_chain_that_fails_ends_the_run_with_a_status():
     broken = run(_TARGET, Walk(fail_at=70), 5)
     assert broken.status is Status.NONFINITE and broken.steps == 71
-    np.testing.assert_array_equal(
-        broken.output.unconstrained, whole().output.unconstrained[:, :71]
-    )
+    np.testing.assert_array_equal(broken.output.unconstrained, whole().output.unconstrained[:, :71])
 
 
 def test_no_starting_point_is_an_error_that_names_the_site():

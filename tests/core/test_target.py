@@ -75,7 +75,9 @@ def test_facts(target):
     assert target.num_data == 4
     assert target.dtype == np.float32
     assert {k: s.kind for k, s in target.sites.items()} == {
-        "mu": "latent", "sigma": "latent", "y": "observed",
+        "mu": "latent",
+        "sigma": "latent",
+        "y": "observed",
     }
     assert {k: v.shape for k, v in target.example.items()} == {"mu": (), "sigma": ()}
     assert target.program.flat.labels() == ["mu", "sigma"]
@@ -157,7 +159,8 @@ def test_a_function_with_data():
 
 def test_a_function_target_all_the_way():
     posterior = pk.fit(
-        normal_target(), method=pk.HMC(draws=50, warmup=50, chains=2, metric="diag"),
+        normal_target(),
+        method=pk.HMC(draws=50, warmup=50, chains=2, metric="diag"),
         progress=False,
     )
     assert posterior.draws["x"].dims == ("chain", "draw", "x_dim_0")
@@ -170,13 +173,22 @@ def test_a_function_target_all_the_way():
     ("make", "error", "words"),
     [
         (lambda: Target.from_log_density(lambda z: 0.0, {}), TypeError, "non-empty dictionary"),
-        (lambda: Target.from_log_density(lambda z: z["x"], {"x": np.ones(2)}), ValueError,
-         "expected fn to return a scalar"),
+        (
+            lambda: Target.from_log_density(lambda z: z["x"], {"x": np.ones(2)}),
+            ValueError,
+            "expected fn to return a scalar",
+        ),
         (lambda: pk.fit(normal_target(), {"y": 1.0}), ValueError, "holds its data already"),
-        (lambda: normal_target().log_density({"x": jnp.ones(2)}, Batch("x_dim_0", np.arange(1))),
-         ValueError, "mini-batches"),
-        (lambda: requires(normal_target(), "Some", ("likelihood",)), ValueError,
-         "Some.*'likelihood'"),
+        (
+            lambda: normal_target().log_density({"x": jnp.ones(2)}, Batch("x_dim_0", np.arange(1))),
+            ValueError,
+            "mini-batches",
+        ),
+        (
+            lambda: requires(normal_target(), "Some", ("likelihood",)),
+            ValueError,
+            "Some.*'likelihood'",
+        ),
     ],
 )
 def test_bad_function_targets(make, error, words):

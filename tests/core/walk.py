@@ -15,7 +15,7 @@ from probkit.core._wrappers import split_history
 
 
 class Walk(Inference):
-    """``z <- z + size * N(0, I)``; tells ``t`` and, with mini-batches, the sum of the row numbers."""
+    """``z <- z + size * N(0, I)``; tells ``t`` and, of mini-batches, the sum of row numbers."""
 
     draws: int
     size: float

@@ -1,7 +1,7 @@
 """Mistakes that people make, and what they are told: each message names the place and the remedy.
 
-A row is a name, a function that makes the mistake, and words that the message must contain: the site
-(or column, or option) at fault first, then what was found or expected, then what to do.
+A row is a name, a function that makes the mistake, and words that the message must contain: the
+site (or column, or option) at fault first, then what was found or expected, then what to do.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ DECLARING: list[Row] = [
     ("empty model", lambda: pk.Model(), ["no variables", "pk.Model("]),
     (
         "cycle",
-        lambda: pk.Model(a=pk.rv(lambda b: dist.Normal(b, 1)), b=pk.rv(lambda a: dist.Normal(a, 1))),
+        lambda: pk.Model(
+            a=pk.rv(lambda b: dist.Normal(b, 1)), b=pk.rv(lambda a: dist.Normal(a, 1))
+        ),
         ["'a'", "cycle", "a -> b -> a"],
     ),
     (
@@ -78,8 +80,16 @@ DECLARING: list[Row] = [
     ("keyword-variadic", lambda: pk.rv(lambda **kw: dist.Normal(0, 1)), ["*kw", "parameter"]),
     ("rv of a number", lambda: pk.rv(3.0), ["pk.rv", "float", "lambda"]),
     ("misspelt option of rv", lambda: pk.rv(dist.Normal(0, 1), dim="g"), ["'dim'", "'dims'"]),
-    ("misspelt option of factor", lambda: pk.factor(lambda: 0.0, likelyhood=True), ["'likelihood'"]),
-    ("misspelt option of deterministic", lambda: pk.deterministic(lambda: 0.0, dimz="g"), ["'dims'"]),
+    (
+        "misspelt option of factor",
+        lambda: pk.factor(lambda: 0.0, likelyhood=True),
+        ["'likelihood'"],
+    ),
+    (
+        "misspelt option of deterministic",
+        lambda: pk.deterministic(lambda: 0.0, dimz="g"),
+        ["'dims'"],
+    ),
     ("dim that is no name", lambda: pk.rv(dist.Normal(0, 1), dims=3), ["pk.rv", "3"]),
     ("dim twice", lambda: pk.rv(dist.Normal(0, 1), dims=("g", "g")), ["twice", "two dims"]),
     (
@@ -152,7 +162,11 @@ BINDING: list[Row] = [
     ),
     ("dim without size", lambda: SCHOOLS.bind(None), ["sigma"]),
     ("NaN in a covariate", lambda: LINE.bind(holed("x")), ["'y'", "'x'", "1 missing", "drop"]),
-    ("infinite data", lambda: LINE.bind({"y": Y, "x": np.array([0, 1, np.inf, 2])}), ["'x'", "inf"]),
+    (
+        "infinite data",
+        lambda: LINE.bind({"y": Y, "x": np.array([0, 1, np.inf, 2])}),
+        ["'x'", "inf"],
+    ),
     (
         "whole numbers for a continuous family",
         lambda: LINE.bind({"y": np.array([1, 2, 3, 4]), "x": Y}),
@@ -238,9 +252,9 @@ BINDING: list[Row] = [
     ),
     (
         "event of another length",
-        lambda: one(
-            x=pk.rv(lambda m: dist.Dirichlet(jnp.ones(3)), event_dims="g")
-        ).bind(coords={"g": ["a", "b"]}),
+        lambda: one(x=pk.rv(lambda m: dist.Dirichlet(jnp.ones(3)), event_dims="g")).bind(
+            coords={"g": ["a", "b"]}
+        ),
         ["'x'", "'g'", "3", "2"],
     ),
     (
@@ -265,13 +279,25 @@ BINDING: list[Row] = [
         ),
         ["'k'", "Poisson", "cannot be summed out"],
     ),
-    ("all entries missing", lambda: LINE.bind({"y": np.full(4, np.nan), "x": Y}), ["'y'", "missing"]),
+    (
+        "all entries missing",
+        lambda: LINE.bind({"y": np.full(4, np.nan), "x": Y}),
+        ["'y'", "missing"],
+    ),
     ("misspelt reparam", lambda: SCHOOLS.bind(DATA, reparam="noncentered"), ["'noncentred'"]),
-    ("reparam of no site", lambda: SCHOOLS.bind(DATA, reparam={"thet": "off"}), ["'thet'", "'theta'"]),
+    (
+        "reparam of no site",
+        lambda: SCHOOLS.bind(DATA, reparam={"thet": "off"}),
+        ["'thet'", "'theta'"],
+    ),
     ("ragged lists", lambda: LINE.bind({"y": Y, "x": [[1.0], [2.0, 3.0]]}), ["'x'"]),
     ("complex numbers", lambda: LINE.bind({"y": Y, "x": Y + 1j}), ["'x'", "complex"]),
     ("data that are a number", lambda: LINE.bind(3.0), ["float"]),
-    ("dates as numbers", lambda: LINE.bind({"y": Y, "x": pd.date_range("2020", periods=4)}), ["'x'"]),
+    (
+        "dates as numbers",
+        lambda: LINE.bind({"y": Y, "x": pd.date_range("2020", periods=4)}),
+        ["'x'"],
+    ),
     (
         "one discrete element for another's row",
         lambda: pk.Model(
@@ -285,7 +311,11 @@ BINDING: list[Row] = [
 FITTING: list[Row] = [
     ("not a model", lambda: pk.fit(lambda x: x, DATA), ["function", "from_numpyro"]),
     ("method class", lambda: pk.fit(SCHOOLS, DATA, method=pk.NUTS), ["method", "NUTS()"]),
-    ("method by name", lambda: pk.fit(SCHOOLS, DATA, method="nuts"), ["method", "'nuts'", "pk.NUTS()"]),
+    (
+        "method by name",
+        lambda: pk.fit(SCHOOLS, DATA, method="nuts"),
+        ["method", "'nuts'", "pk.NUTS()"],
+    ),
     ("misspelt option of fit", lambda: pk.fit(SCHOOLS, DATA, coord={}), ["'coord'", "'coords'"]),
     ("misspelt option of NUTS", lambda: pk.NUTS(target_acept=0.9), ["'target_accept'"]),
     ("PyMC's name for draws", lambda: pk.NUTS(tune=500), ["'tune'", "'warmup'"]),
@@ -295,7 +325,11 @@ FITTING: list[Row] = [
     ("unknown metric", lambda: pk.NUTS(metric="lowrank"), ["metric", "'low_rank'"]),
     ("unknown engine", lambda: pk.NUTS(engine="stan"), ["engine", "'stan'", "blackjax"]),
     ("seed that is text", lambda: pk.fit(SCHOOLS, DATA, seed="x", progress=False), ["seed", "'x'"]),
-    ("old-style key", lambda: pk.fit(SCHOOLS, DATA, seed=jnp.zeros(2, int)), ["key", "jax.random.key"]),
+    (
+        "old-style key",
+        lambda: pk.fit(SCHOOLS, DATA, seed=jnp.zeros(2, int)),
+        ["key", "jax.random.key"],
+    ),
     (
         "nothing to infer",
         lambda: pk.fit(pk.Model(y=dist.Normal(0, 1)), {"y": 1.0}, progress=False),

@@ -126,7 +126,7 @@ def test_loo_leaves_imputed_entries_out(imputed: pk.Posterior) -> None:
         *(False, True, False, False, True, False),
     ]
     assert imputed.target.num_data == 4
-    assert imputed.loo().n == 4
+    assert imputed.loo().khat.shape == (4,)
 
 
 # -- discrete outcomes --------------------------------------------------------------------------

@@ -88,9 +88,7 @@ def test_imputed_entries():
 
 
 def test_missing_discrete_outcomes_are_masked():
-    model = pk.Model(
-        m=dist.Normal(0, 1), y=pk.rv(lambda m: dist.Poisson(jnp.exp(m)), dims="row")
-    )
+    model = pk.Model(m=dist.Normal(0, 1), y=pk.rv(lambda m: dist.Poisson(jnp.exp(m)), dims="row"))
     compare(model, {"y": np.array([1.0, np.nan, 3.0])})
 
 
@@ -138,8 +136,12 @@ MIXTURES = {
         dict(
             p=dist.Beta(2, 2),
             s=pk.rv(lambda p: dist.Bernoulli(p)),
-            z=pk.rv(lambda s: dist.Categorical(jnp.where(s, jnp.array([0.7, 0.2, 0.1]),
-                                                         jnp.array([0.2, 0.2, 0.6]))), dims="row"),
+            z=pk.rv(
+                lambda s: dist.Categorical(
+                    jnp.where(s, jnp.array([0.7, 0.2, 0.1]), jnp.array([0.2, 0.2, 0.6]))
+                ),
+                dims="row",
+            ),
             y=pk.rv(lambda z, s: dist.Normal(z * 1.0 - s, 1.0), dims="row"),
         ),
         dict(y=RNG.normal(size=4)),
@@ -233,12 +235,24 @@ def test_every_part_of_a_posterior_works_from_numpyro():
     model = pk.Model.from_numpyro(numpyro_schools)
     names = list("abcdefgh")
     posterior = pk.fit(
-        model, data, coords={"school": names}, progress=False,
+        model,
+        data,
+        coords={"school": names},
+        progress=False,
         method=pk.NUTS(draws=100, warmup=100, chains=2),
     )
     groups = posterior.groups()
-    wanted = {"posterior", "prior", "prior_predictive", "posterior_predictive", "log_likelihood",
-              "log_prior", "observed_data", "constant_data", "sample_stats"}
+    wanted = {
+        "posterior",
+        "prior",
+        "prior_predictive",
+        "posterior_predictive",
+        "log_likelihood",
+        "log_prior",
+        "observed_data",
+        "constant_data",
+        "sample_stats",
+    }
     assert wanted <= set(groups)
     assert groups["posterior"]["theta"].dims == ("chain", "draw", "school")
     assert groups["posterior"]["theta"].coords["school"].values.tolist() == names

@@ -35,7 +35,7 @@ def normal_approximation(
     status: Status,
     stats: dict[str, Any],
 ) -> Approximation:
-    """The normal with this mean and precision; a precision that is not one sets the status.
+    """The normal with this mean and precision; a precision that is not one sets an OK status.
 
     Its log evidence is Laplace's, ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact
     where the log density is quadratic.
@@ -49,7 +49,7 @@ def normal_approximation(
         values, vectors = np.linalg.eigh(np.nan_to_num(precision.astype(np.float64)))
         fixed = vectors @ np.diag(np.where(values > 1e-6, values, 1.0)) @ vectors.T
         tril = np.linalg.cholesky(0.5 * (fixed + fixed.T))
-        status = Status.NOT_POSITIVE_DEFINITE
+        status = Status.NOT_POSITIVE_DEFINITE if status.ok else status
     evidence = log_density_at_mean + 0.5 * size * math.log(2 * math.pi)
     evidence -= float(np.sum(np.log(np.diag(tril))))
     params = {"mean": mean, "tril": tril.astype(mean.dtype)}
