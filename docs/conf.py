@@ -34,6 +34,7 @@ nitpicky = False
 html_theme = "furo"
 html_title = f"probkit {__version__}"
 html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -54,7 +54,7 @@ def load() -> pd.DataFrame:
     frame = pd.DataFrame(sm.datasets.grunfeld.load_pandas().data)
     frame["log_invest"] = np.log(frame["invest"])
     for name in ("value", "capital"):
-        log = frame[name].map(np.log)
+        log = pd.Series(np.log(frame[name].to_numpy()), frame.index)
         average = log[frame.year < HELD_OUT].groupby(frame.firm).mean()
         frame[f"log_{name}"] = log - frame.firm.map(average)
     return frame

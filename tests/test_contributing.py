@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +15,13 @@ import pytest
 
 from probkit.core import Target, TimeLimit, run
 from probkit.results._diagnostics import ess_bulk, ess_mean
+from tests import registry, test_battery
 
 GUIDE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
 
 
 def blocks() -> list[str]:
-    """The Python code of the guide, in its order: the method, then its use."""
+    """The Python code of the guide, in its order: the method, its row, its use."""
     return re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), flags=re.M | re.S)
 
 
@@ -72,7 +74,31 @@ def test_a_misspelt_option_is_named(metropolis):
         metropolis.Metropolis(stepsize=1.0)
 
 
+BATTERY = {
+    name: test
+    for name, test in vars(test_battery).items()
+    if name.startswith("test_") and "row" in inspect.signature(test).parameters
+}
+
+
+@pytest.fixture(scope="module")
+def row(metropolis) -> registry.Row:
+    scope = {**vars(registry), "pk": SimpleNamespace(Metropolis=metropolis.Metropolis)}
+    return eval(blocks()[1], scope)
+
+
+@pytest.mark.parametrize("name", BATTERY)
+def test_its_row_passes_the_battery(name, row, request):
+    wanted = [
+        p for p in inspect.signature(BATTERY[name]).parameters if p not in ("row", "transform")
+    ]
+    arguments = {p: request.getfixturevalue(p) for p in wanted}
+    if "transform" in inspect.signature(BATTERY[name]).parameters:
+        arguments["transform"] = "rotate"
+    BATTERY[name](row=row, **arguments)
+
+
 def test_its_use_prints_a_verdict(metropolis, capsys):
-    exec(blocks()[1], {"Metropolis": metropolis.Metropolis})
+    exec(blocks()[2], {"Metropolis": metropolis.Metropolis})
     printed = capsys.readouterr().out
     assert "r_hat" in printed

@@ -129,10 +129,10 @@ def _read(
     wanted = {p for n in nodes.values() for p in n.parents} | set(nodes)
     wanted |= {d for n in nodes.values() for d in n.dims}
     # Columns that held labels at training hold labels again, even if they look like numbers.
-    known = {
-        k: labels[k] if k in labels else like.labels.coords[k]
-        for k in (like.labels.categorical if like is not None else ())
-    }
+    known = {}
+    if like is not None:
+        trained = like.labels
+        known = {k: labels[k] if k in labels else trained.coords[k] for k in trained.categorical}
     names = None if isinstance(data, Mapping) else wanted
     order = {k: v for k, v in labels.items() if k not in known}
     parsed = read_data(data, dims=dims, categories=known, order=order, names=names)

@@ -62,7 +62,7 @@ def parse_reparam(reparam: Any, nodes: Mapping[str, Any]) -> dict[str, str]:
 
 def centring_shape(d: Any, shape: tuple, batch: tuple) -> tuple[int, ...] | None:
     """Shape of the centring choice of a distribution, or None where there is none to make."""
-    d = _plain(d)
+    d: Any = _plain(d)
     if type(d) in _ELEMENTWISE:
         return shape
     if type(d) is dist.MultivariateNormal:
@@ -98,7 +98,7 @@ def _moved(d: Any, weight: Any) -> Any:
 
 def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
     """The site's value at ``z``, and the log density terms of ``z``."""
-    d = _plain(d)
+    d: Any = _plain(d)
     terms = _moved(d, weight).log_prob(z)
     if type(d) is dist.MultivariateNormal:
         moved = d.loc + (d.scale_tril @ z[..., None])[..., 0]
@@ -110,7 +110,7 @@ def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
 
 def decentre(d: Any, value: Array, weight: Any) -> Array:
     """The inverse of `centre` on values."""
-    d = _plain(d)
+    d: Any = _plain(d)
     w = jnp.asarray(weight)
     if type(d) is dist.MultivariateNormal:
         shape = jnp.broadcast_shapes(value.shape, d.batch_shape + d.event_shape)

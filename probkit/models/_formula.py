@@ -43,7 +43,7 @@ from probkit.models._formula_nodes import (
 from probkit.models._formula_text import FormulaText, GroupTerm, bare, mentioned, parse
 from probkit.models._model import Model
 
-_OWN_DIMS = ("row", "term", "normal_term", "threshold")
+_OWN_DIMS = ("row", "term", "normal_term", "cut")
 Prepared = tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]], dict[str, np.ndarray]]
 
 
@@ -318,9 +318,7 @@ def _add_coords(plan: Plan, nodes: dict[str, Any], training: Prepared) -> None:
     coords, structure = training[2], plan.structure
     if structure.ordinal:
         names = [str(v) for v in plan.labels or []]
-        coords["threshold"] = np.asarray(
-            [f"{a}|{b}" for a, b in zip(names, names[1:], strict=False)]
-        )
+        coords["cut"] = np.asarray([f"{a}|{b}" for a, b in zip(names, names[1:], strict=False)])
     if "beta_normal" in nodes:
         rest = [c for c in structure.columns if site_name(c) not in nodes]
         coords["normal_term"] = np.asarray(rest)

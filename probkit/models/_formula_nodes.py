@@ -188,10 +188,10 @@ def _location(structure: Structure, priors: Priors) -> dict[str, Any]:
         if not prior.event_shape:
             prior = OrderStatistics(prior, count)
         if not structure.centred:
-            return {"threshold": rv(prior, event_dims="threshold")}
-        sampled = {"threshold_centred": rv(prior, event_dims="threshold")}
+            return {"threshold": rv(prior, event_dims="cut")}
+        sampled = {"threshold_centred": rv(prior, event_dims="cut")}
         parents = ("threshold_centred", "common_mean", "beta")
-        shifted = deterministic(_plus_mean, dims="threshold", parents=parents)
+        shifted = deterministic(_plus_mean, dims="cut", parents=parents)
         return {**sampled, "threshold": shifted}
     if not structure.intercept:
         return {}

@@ -285,7 +285,7 @@ class GraphProgram(Program):
             env[name], lp = self.latent(name, d, own, view)
             terms.prior[name] = jnp.sum(lp) * view.scale(dims)
             return
-        missing = None
+        missing, jacobian = None, 0.0
         if name in self.imputed:
             own = f"{name}_missing"
             missing, jacobian = self.imputed_value(name, d, z[own], view)
@@ -353,7 +353,7 @@ class GraphProgram(Program):
             elif isinstance(node, RandomVariable):
                 f = self.facts[name]
                 if name in self.discrete:
-                    first = jnp.full(f.shape, f.values[0])
+                    first = jnp.full(f.shape, np.asarray(f.values)[0])
                     env[name] = jnp.asarray(values.get(name, first))
                     continue
                 d = self.distribution(name, env, view)

@@ -81,7 +81,8 @@ def names(where: str, dims: str | Sequence[str] | None) -> tuple[str, ...]:
     for dim in found:
         if not isinstance(dim, str) or not dim:
             raise TypeError(
-                f"{where}: expected dims to be a name or a sequence of names, found {dims!r}"
+                f"{where}: expected dims to be a name or a sequence of names, found {dims!r}; give "
+                "names, such as dims='school' (their sizes come from data or coords)"
             )
     if len(set(found)) != len(found):
         raise ValueError(f"{where}: dims {found} name the same dim twice; use two dims")
@@ -170,7 +171,7 @@ def rv(
     if isinstance(fn, type) and issubclass(fn, Distribution):
         raise TypeError(
             f"pk.rv: expected a distribution or a function that returns one, found the class "
-            f"{fn.__name__}; call it: {fn.__name__}(...), in a function of its parents if it has any"
+            f"{fn.__name__}; call it: {fn.__name__}(...), in a function of its parents if any"
         )
     if isinstance(fn, Distribution):
         fixed = fn

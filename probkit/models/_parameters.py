@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from numpyro.distributions import Distribution
 
 
 def concrete(value: Any) -> bool:
     """Whether a value is known now (not traced)."""
-    return not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value))
+    return not any(isinstance(x, Tracer) for x in jax.tree.leaves(value))
 
 
 def check_parameters(where: str, d: Distribution) -> None:

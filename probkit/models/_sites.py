@@ -12,7 +12,6 @@ from numpyro.distributions import Distribution
 from probkit.core import listing
 from probkit.models._nodes import Node
 
-
 _NEEDS_VALUES = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 
@@ -26,7 +25,7 @@ def call(name: str, node: Node, args: Mapping[str, Any]) -> Any:
         if isinstance(error, SiteError | SiteTypeError):
             raise
         kind = SiteTypeError if isinstance(error, TypeError | AttributeError) else SiteError
-        text = (str(error).splitlines() or [repr(error)])[0].strip("'\"")
+        text = (str(error).splitlines() or [repr(error)])[0]
         remedy = (
             "expected values that the function can combine: check the parents' dims and the "
             "function's body"

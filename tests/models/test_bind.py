@@ -183,17 +183,21 @@ def test_sizes_of_dims_as_parents() -> None:
     np.testing.assert_allclose(prior["t"], -2 * np.log(2 * np.sqrt(2 * np.pi)), rtol=1e-6)
 
 
-def test_names_resolve_variable_then_column_then_size() -> None:
+def test_names_resolve_to_columns_before_sizes() -> None:
     model = pk.Model(y=pk.rv(lambda n: dist.Normal(n, 1.0), dims="n"))
     assert model.bind({"y": np.zeros(2)}).log_density({}) == pytest.approx(
         -2 * (2.0**2 / 2 + 0.5 * np.log(2 * np.pi))
     )
     column = model.bind({"y": np.zeros(2), "n": np.array([5.0, 0.0])})
     assert column.log_density({}) == pytest.approx(-12.5 - np.log(2 * np.pi))
-    variable = model.extend(n=dist.Normal(7.0, 1.0)).bind({"y": np.zeros(2)})
-    assert variable.log_likelihood({"n": jnp.asarray(1.0)}) == pytest.approx(
-        -1.0 - np.log(2 * np.pi)
-    )
+
+
+def test_names_resolve_to_variables_before_columns() -> None:
+    """A declared name that is found in the data is observed: its density counts."""
+    model = pk.Model(x=dist.Normal(1.0, 1.0), y=pk.rv(lambda x: dist.Normal(x, 1.0)))
+    target = model.bind({"x": 3.0, "y": 3.0})
+    assert target.sites["x"].kind == "observed"
+    assert target.log_density({}) == pytest.approx(-2.0 - np.log(2 * np.pi))
 
 
 def test_optional_parents_keep_their_defaults() -> None:

@@ -284,10 +284,10 @@ def test_response_kinds():
     ordered = pd.Categorical.from_codes(FRAME.grade, list("edcba"), ordered=True)
     model = formula("o ~ x", FRAME.assign(o=ordered), family="ordinal")
     np.testing.assert_array_equal(arrays_of(model)["o"], FRAME.grade)
-    assert model._prepare(None)[2]["threshold"].tolist() == ["e|d", "d|c", "c|b", "b|a"]
+    assert model._prepare(None)[2]["cut"].tolist() == ["e|d", "d|c", "c|b", "b|a"]
     gaps = formula("grade ~ x", FRAME.assign(grade=FRAME.grade * 2 + 1), family="ordinal")
     np.testing.assert_array_equal(arrays_of(gaps)["grade"], FRAME.grade)
-    assert gaps._prepare(None)[2]["threshold"].tolist() == ["1|3", "3|5", "5|7", "7|9"]
+    assert gaps._prepare(None)[2]["cut"].tolist() == ["1|3", "3|5", "5|7", "7|9"]
 
 
 @pytest.mark.parametrize(
