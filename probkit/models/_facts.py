@@ -271,8 +271,8 @@ def _is_discrete(name: str, d: Any) -> bool:
         return bool(d.is_discrete)
     except NotImplementedError:
         raise ValueError(
-            f"site {name!r}: the support of {_name(d)} is not known, expected one that says whether "
-            "it is discrete; give the distribution a support, or choose another distribution"
+            f"site {name!r}: the support of {_name(d)} is not known, expected one that says "
+            "whether it is discrete; give the distribution a support, or choose another one"
         ) from None
 
 
