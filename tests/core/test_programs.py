@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 import probkit as pk
 from probkit.core import Target, run
@@ -20,11 +21,26 @@ from probkit.core._programs import compiled, density_fingerprint, describe
 from tests.core import cached
 from tests.core.walk import Walk, normal_target
 
+_JAX_CACHE = (
+    "jax_enable_compilation_cache",
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+)
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def jax_cache_off():
+    """What JAX's own persistent cache serves is not stored a second time; here nothing is."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax_cache.reset_cache()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, jax_cache_off):
     monkeypatch.setenv("PROBKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -48,7 +64,11 @@ def test_a_second_process_compiles_no_sampler(folder):
         out = subprocess.run(
             [sys.executable, "-m", "tests.core.cached"],
             cwd=_ROOT,
-            env={**os.environ, "PROBKIT_CACHE": str(folder)},
+            env={
+                **os.environ,
+                "PROBKIT_CACHE": str(folder),
+                "JAX_ENABLE_COMPILATION_CACHE": "0",
+            },
             capture_output=True,
             text=True,
             check=True,
@@ -114,6 +134,26 @@ def test_old_files_are_pruned(folder, monkeypatch):
     for dimension in range(1, 5):
         run(normal_target(dimension), Walk(draws=3), 0)
     assert 0 < len(_files(folder)) <= 3
+
+
+def test_what_jaxs_own_cache_served_is_not_stored_again(folder, monkeypatch, tmp_path):
+    """Serialised a second time, such an executable lacks functions, and fails when it is run."""
+    old = {k: getattr(jax.config, k) for k in _JAX_CACHE}
+    try:
+        jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax_cache.reset_cache()
+        draws = _fit()
+        assert _files(folder)
+        for name in ("second", "second"):
+            monkeypatch.setenv("PROBKIT_CACHE", str(tmp_path / name))
+            assert _fit() == draws
+        assert not _files(tmp_path / "second")
+    finally:
+        for name, value in old.items():
+            jax.config.update(name, value)
+        jax_cache.reset_cache()
 
 
 # -- never a stale program ------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from probkit.core import (
 )
 from probkit.core import _run as driver
 from tests.core.walk import Walk, by_hand, normal_target
+from tests.counting import Compiles
 
 _TARGET = normal_target()
 
@@ -101,15 +102,9 @@ def test_the_capacity_of_the_program_changes_nothing(monkeypatch):
 
 def test_one_run_compiles_two_programs(monkeypatch):
     monkeypatch.setenv("PROBKIT_CACHE", "off")
-    heard = []
-    listener = lambda event, seconds, **more: heard.append(event)  # noqa: E731
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
+    with Compiles() as counter:
         run(normal_target(7), Walk(), 0)
-    finally:
-        jax.monitoring.clear_event_listeners()
-    compiles = [e for e in heard if e == "/jax/core/compile/backend_compile_duration"]
-    assert len(compiles) == 2
+    assert counter.count == 2
 
 
 # -- endings --------------------------------------------------------------------------------------
