@@ -154,7 +154,7 @@ def test_keys_are_used_once(row):
         for b in range(a):
             assert not np.any(np.all(first[a] == first[b], axis=-1)), (a, b)
     moved = np.any(np.diff(first, axis=1) != 0, axis=-1)
-    assert moved.mean() > 0.5
+    assert moved.mean() > 0.1
 
 
 # -- interrupting and going on --------------------------------------------------------------------

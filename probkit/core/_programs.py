@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import os
 import pickle
 import platform
@@ -205,6 +206,21 @@ def _prune(folder: Path) -> None:
     files = sorted(folder.glob("*.bin"), key=lambda p: p.stat().st_mtime)
     for old in files[: max(0, len(files) - _MAX_FILES)]:
         old.unlink(missing_ok=True)
+
+
+@functools.cache
+def source_digest(kind: type) -> str | None:
+    """A digest of the file that defines a method, or None where there is no such file.
+
+    The package's own sources are in every key anyway; a method from elsewhere may change between
+    two processes without its structure changing.
+    """
+    if kind.__module__.startswith("probkit."):
+        return ""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return None
 
 
 @functools.cache

@@ -29,7 +29,7 @@ from probkit.core._checkpoint import CheckpointFile, Snapshot
 from probkit.core._errors import check_count
 from probkit.core._inference import Approximation, Batches, Draws, Inference
 from probkit.core._keys import key_data, step_key, wrap
-from probkit.core._programs import compiled, density_fingerprint, describe
+from probkit.core._programs import compiled, density_fingerprint, describe, source_digest
 from probkit.core._rows import Rows
 from probkit.core._status import Status
 from probkit.core._target import Batch, Target, requires
@@ -89,6 +89,12 @@ def run(
     Raises:
         ValueError: the target lacks what the method requires; the checkpoint belongs to another
             run; no chain found a starting point (with the report of ``target.check()``).
+
+    Example:
+        >>> import probkit as pk
+        >>> model = pk.Model(mu=pk.dist.Normal(0, 1), y=pk.rv(lambda mu: pk.dist.Normal(mu, 1)))
+        >>> pk.run(model.bind({"y": 0.5}), pk.ExactGaussian()).status.ok
+        True
     """
     if not isinstance(target, Target):
         raise TypeError(
@@ -158,7 +164,9 @@ class _Driver:
         parts = None
         if static is not None and self.method.density_only:
             batch = self.rows.example() if self.rows is not None else None
-            parts = (static, density_fingerprint(self.target, batch), self.devices)
+            own = source_digest(type(self.method))
+            density = density_fingerprint(self.target, batch)
+            parts = None if own is None else (static, own, density, self.devices)
         # The method's structure (its static fields) keys the memory cache; on disk it is `parts`.
         variant = (self.treedef, None if self.rows is None else self.rows.dim, self.devices)
         made = compiled(self.target.program, name, variant, fn, args, parts)

@@ -13,7 +13,7 @@ import numpy as np
 
 from probkit.core import Labels, Target, check_options, listing, nearest
 from probkit.models._centring import choose_centring, parse_reparam
-from probkit.models._data import Data, read_data
+from probkit.models._data import ROWS, Data, read_data
 from probkit.models._gp import check_prediction, resolve_processes, whitened
 from probkit.models._graph_program import GraphProgram, Plan, missing_dim
 from probkit.models._markov import resolve_chains
@@ -208,7 +208,7 @@ def _observed(nodes: Mapping[str, Any], parsed: Data) -> list[str]:
 def _check_names(model: Model, parsed: Data, observed: list[str], like: Target | None) -> None:
     nodes = model.nodes
     sizes = {d for n in nodes.values() for d in (*n.dims, *n.event_dims)}
-    sizes |= {d for axes in parsed.dims.values() for d in axes or ()}
+    sizes |= {d for axes in parsed.dims.values() for d in axes or () if d != ROWS}
     for name, node in nodes.items():
         for parent in node.parents:
             if parent in node.sizes or parent in node.optional:
