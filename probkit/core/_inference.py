@@ -105,6 +105,10 @@ class Batches(eqx.Module):
         dim: the dim whose rows are drawn; None takes the dim of the observed variable.
         per_step: batches that one step is given, one after the other in one index array of
             ``per_step * size`` rows; for methods that take several small steps a draw.
+
+    Example:
+        >>> Batches(size=32).size
+        32
     """
 
     size: int = eqx.field(static=True)

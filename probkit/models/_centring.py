@@ -62,10 +62,10 @@ def parse_reparam(reparam: Any, nodes: Mapping[str, Any]) -> dict[str, str]:
 
 def centring_shape(d: Any, shape: tuple, batch: tuple) -> tuple[int, ...] | None:
     """Shape of the centring choice of a distribution, or None where there is none to make."""
-    d: Any = _plain(d)
+    d = _plain(d)
     if type(d) in _ELEMENTWISE:
         return shape
-    if type(d) is dist.MultivariateNormal:
+    if _is_vector(d):
         return batch
     return None
 
@@ -73,15 +73,19 @@ def centring_shape(d: Any, shape: tuple, batch: tuple) -> tuple[int, ...] | None
 def _plain(d: Any) -> Any:
     """The distribution without `expand` and `to_event`, which change no element's density."""
     while type(d) in (dist.ExpandedDistribution, dist.Independent):
-        if type(d) is dist.Independent and type(d.base_dist) is dist.MultivariateNormal:
+        if type(d) is dist.Independent and _is_vector(d.base_dist):
             return d
         d = d.base_dist
     return d
 
 
+def _is_vector(d: Any) -> bool:
+    return type(d) is dist.MultivariateNormal
+
+
 def _moved(d: Any, weight: Any) -> Any:
     """The distribution of ``z``: ``d`` itself where centred, its standard form elsewhere."""
-    if type(d) is dist.MultivariateNormal:
+    if _is_vector(d):
         w = jnp.asarray(weight)
         loc = jnp.where(w[..., None], d.loc, 0.0)
         eye = jnp.eye(d.event_shape[0], dtype=d.loc.dtype)
@@ -98,9 +102,9 @@ def _moved(d: Any, weight: Any) -> Any:
 
 def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
     """The site's value at ``z``, and the log density terms of ``z``."""
-    d: Any = _plain(d)
+    d = _plain(d)
     terms = _moved(d, weight).log_prob(z)
-    if type(d) is dist.MultivariateNormal:
+    if _is_vector(d):
         moved = d.loc + (d.scale_tril @ z[..., None])[..., 0]
         w = jnp.asarray(weight)[..., None]
         return jnp.where(w, z, moved), terms
@@ -110,9 +114,9 @@ def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
 
 def decentre(d: Any, value: Array, weight: Any) -> Array:
     """The inverse of `centre` on values."""
-    d: Any = _plain(d)
+    d = _plain(d)
     w = jnp.asarray(weight)
-    if type(d) is dist.MultivariateNormal:
+    if _is_vector(d):
         shape = jnp.broadcast_shapes(value.shape, d.batch_shape + d.event_shape)
         residual = jnp.broadcast_to(value - d.loc, shape)[..., None]
         tril = jnp.broadcast_to(d.scale_tril, (*shape, shape[-1]))
