@@ -78,11 +78,15 @@ floors: ready  ## no floor imports one above it (import-linter)
 docs: ready  ## the documentation, its pages executed, warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-bench: ready  ## the measurements of benchmarks/README.md
-	.ci/setup $(VENV) dev,docs -- 'nutpie>=0.15'
+bench: ready .venv-peers/.stamp  ## the measurements of benchmarks/README.md (hours, on a quiet machine)
 	$(BIN)/python -m benchmarks.run
 
+# nutpie runs PyMC models compiled by numba; PyMC brings its own ArviZ, so it lives apart.
+.venv-peers/.stamp: $(STAMPS)
+	.ci/setup .venv-peers "" -- 'nutpie>=0.16' 'pymc>=5.20,<6' 'numba>=0.60' 'statsmodels>=0.14.4'
+	@touch $@
+
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-lowest .venv-arviz1 .cache docs/_build docs/jupyter_execute \
+	rm -rf .venv .venv-lowest .venv-arviz1 .venv-peers .cache docs/_build docs/jupyter_execute \
 	  .pytest_cache .ruff_cache .import_linter_cache demo.nc demo.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -182,7 +182,7 @@ def distribution_and_trailing_comma() -> Any:
     return pk.Model(mu=(dist.Normal(0.0, 1.0),))
 
 
-@CORPUS.row("site 'x'", "support of Odd is not known", "choose another distribution")
+@CORPUS.row("site 'x'", "support of Odd is not known", "choose another")
 def support_without_a_map() -> Any:
     class Odd(dist.Normal):
         support = constraints.dependent
