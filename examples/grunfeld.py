@@ -54,9 +54,9 @@ def load() -> pd.DataFrame:
     frame = pd.DataFrame(sm.datasets.grunfeld.load_pandas().data)
     frame["log_invest"] = np.log(frame["invest"])
     for name in ("value", "capital"):
-        log = pd.Series(np.log(frame[name].to_numpy()), frame.index)
-        average = log[frame.year < HELD_OUT].groupby(frame.firm).mean()
-        frame[f"log_{name}"] = log - frame.firm.map(average)
+        frame[f"log_{name}"] = np.log(frame[name])
+        early = frame.query("year < @HELD_OUT")
+        frame[f"log_{name}"] -= frame.firm.map(early.groupby("firm")[f"log_{name}"].mean())
     return frame
 
 
