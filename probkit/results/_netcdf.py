@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +195,7 @@ def _group_names(path: Path, engine: str) -> list[str]:
 
         with h5netcdf.File(path, "r") as handle:
             return list(handle.groups)
-    import netCDF4
-
-    with netCDF4.Dataset(path, "r") as handle:
+    # By name: an optional engine, which a type checker need not find.
+    netcdf4 = import_module("netCDF4")
+    with netcdf4.Dataset(path, "r") as handle:
         return list(handle.groups)
