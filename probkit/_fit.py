@@ -97,7 +97,8 @@ def fit(
         hooks.append(Checkpoint(checkpoint, checkpoint_every))
     key = key_data(seed)
     done = run(target, method, key, callbacks=hooks, resume=resume, devices=devices)
-    return Posterior(target, method, done, key)
+    # A resumed run goes on with the key of its checkpoint, whatever the seed.
+    return Posterior(target, method, done, done.snapshot.key)
 
 
 def _target(model: Any, data: Any, **options: Any) -> Target:

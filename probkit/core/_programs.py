@@ -24,7 +24,8 @@ import os
 import pickle
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,10 @@ def _load_or_compile(name: str, fn: Callable, args: tuple, parts: tuple | None) 
         if executable is not None:
             return executable
     lowered = jax.jit(fn).lower(*args) if lowered is None else lowered
-    before = _hits()
-    executable = _compile(lowered)
+    with _jax_cache_hits() as hits:
+        executable = _compile(lowered)
     # What JAX's own persistent cache served lacks parts when it is serialised a second time.
-    if path is not None and _hits() == before:
+    if path is not None and not hits:
         _store(path, executable, "lapack" in lowered.as_text())
     return executable
 
@@ -124,21 +125,24 @@ def _compile(lowered: Any) -> Callable:
         return lowered.compile()
 
 
-_HITS = [0]
+@contextmanager
+def _jax_cache_hits() -> Iterator[list[str]]:
+    """Collects the hits of JAX's own persistent compilation cache within the block."""
+    hits: list[str] = []
 
-
-def _hits() -> int:
-    """How often JAX's own persistent compilation cache was hit in this process."""
-    _count_hits()
-    return _HITS[0]
-
-
-@functools.cache
-def _count_hits() -> None:
     def listen(event: str, **details: Any) -> None:
-        _HITS[0] += event == "/jax/compilation_cache/cache_hits"
+        if event == "/jax/compilation_cache/cache_hits":
+            hits.append(event)
 
+    # Registered for the block alone: an application may clear all listeners at any time.
     jax.monitoring.register_event_listener(listen)
+    try:
+        yield hits
+    finally:
+        try:
+            jax.monitoring.unregister_event_listener(listen)
+        except (AssertionError, ValueError):
+            pass  # the block cleared them all
 
 
 def cache_folder() -> Path | None:
@@ -255,5 +259,6 @@ def _environment() -> tuple:
         os.environ.get("XLA_FLAGS", ""),
         setting("jax_enable_x64"),
         setting("jax_default_prng_impl"),
+        setting("jax_threefry_partitionable"),
         str(setting("jax_default_matmul_precision")),
     )

@@ -28,6 +28,7 @@ from numpyro import distributions as dist
 
 from probkit.core import Target, listing, nearest
 from probkit.core._programs import compiled, density_fingerprint
+from probkit.models._inside import log_density
 
 _ELEMENTWISE = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
 _STEPS, _RATE, _PAIRS = 300, 0.1, 2
@@ -103,7 +104,7 @@ def _moved(d: Any, weight: Any) -> Any:
 def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
     """The site's value at ``z``, and the log density terms of ``z``."""
     d = _plain(d)
-    terms = _moved(d, weight).log_prob(z)
+    terms = log_density(_moved(d, weight), z)
     if _is_vector(d):
         moved = d.loc + (d.scale_tril @ z[..., None])[..., 0]
         w = jnp.asarray(weight)[..., None]

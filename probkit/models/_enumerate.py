@@ -213,7 +213,7 @@ class Enumeration:
         if isinstance(node, Factor):
             return jnp.asarray(call(name, node, program.arguments(name, local, view)))
         d = program.distribution(name, local, view)
-        terms = d.log_prob(chosen[name] if name in chosen else value)
+        terms = program.terms(name, d, chosen[name] if name in chosen else value)
         terms = jnp.broadcast_to(terms, program.facts[name].batch_shape)
         if name in arrays["masked"] and name not in program.imputed:
             terms = jnp.where(program.holes(name, arrays), 0.0, terms)

@@ -29,6 +29,7 @@ from probkit.models._centring import centre, decentre
 from probkit.models._enumerate import Enumeration
 from probkit.models._facts import Facts, inspect_sites
 from probkit.models._graph import consumers
+from probkit.models._inside import log_density, settled
 from probkit.models._markov import Markov
 from probkit.models._minibatch import check_batch
 from probkit.models._nodes import Deterministic, Factor, RandomVariable
@@ -214,9 +215,9 @@ class GraphProgram(Program):
             return centre(d, z, weight)
         transform = biject_to(d.support)
         if isinstance(transform, IdentityTransform):
-            return z, d.log_prob(z)
+            return z, log_density(d, z)
         value = transform(z)
-        return value, d.log_prob(value) + transform.log_abs_det_jacobian(z, value)
+        return value, log_density(d, value) + transform.log_abs_det_jacobian(z, value)
 
     def filled(self, name: str, missing: Array | None, view: View) -> Array:
         """An observed value with its imputed entries put in."""
@@ -247,9 +248,13 @@ class GraphProgram(Program):
         extra = tuple(range(len(self.facts[name].batch_shape), mask.ndim))
         return mask.any(axis=extra) if extra else mask
 
+    def terms(self, name: str, d: Any, value: Array) -> Array:
+        """Log density terms of an observed site; see `_inside` for what is not checked again."""
+        return log_density(d, value) if settled(self.facts[name]) else d.log_prob(value)
+
     def observed_terms(self, name: str, d: Any, value: Array, arrays: dict) -> tuple[Array, Array]:
         """Log density terms of an observed site, split into seen and missing entries."""
-        terms = d.log_prob(value)
+        terms = self.terms(name, d, value)
         if name not in arrays["masked"]:
             return terms, jnp.zeros((), self.dtype)
         terms = jnp.broadcast_to(terms, self.facts[name].batch_shape)
