@@ -451,3 +451,40 @@ def holes_in_a_discrete_covariate() -> Any:
         x=pk.rv(dist.Bernoulli(0.5), dims="o"),
         y=pk.rv(lambda x: dist.Normal(1.0 * x, 1.0), dims="o"),
     ).bind({"x": np.array([0.0, np.nan, 1.0]), "y": Y})
+
+
+@CORPUS.row("site 'x'", "StudentT has df=-2, expected it to be positive", "mend the constant")
+def negative_degrees_of_freedom() -> Any:
+    return pk.Model(m=dist.Normal(0.0, 1.0), x=pk.rv(lambda m: dist.StudentT(-2.0, m, 1.0))).bind()
+
+
+@CORPUS.row("site 'y'", "scale=-15, -10, -16, expected it to be positive", "mend.*column")
+def negative_scale_among_the_data() -> Any:
+    return schools().bind({"y": Y, "sigma": -SIGMA})
+
+
+@CORPUS.row(
+    "column 'x'", r"1 infinite value\(s\), the first at row 2", "NaN where an entry is missing"
+)
+def infinite_covariate() -> Any:
+    return line().bind(FRAME.assign(x=[0.0, 1.0, np.inf]))
+
+
+@CORPUS.row("data 'x'", "complex numbers", "real and the imaginary part")
+def complex_covariate() -> Any:
+    return line().bind({"g": ["a", "b", "a"], "x": Y + 1j, "y": Y})
+
+
+@CORPUS.row("site 'y'", "Exponential has support positive.*is -3", "mend the data or choose")
+def negative_waiting_time() -> Any:
+    return pk.Model(
+        m=dist.Normal(0.0, 1.0), y=pk.rv(lambda m: dist.Exponential(jnp.exp(m)), dims="i")
+    ).bind({"y": Y})
+
+
+@CORPUS.row("site 'x'", r"event_dims \('g',\) name 1 axes.*shape \(\)", "axes that")
+def event_dim_of_a_scalar() -> Any:
+    model = pk.Model(
+        m=dist.Normal(0.0, 1.0), x=pk.rv(lambda m: dist.Normal(m, 1.0), event_dims="g")
+    )
+    return model.bind(coords={"g": ["a", "b"]})

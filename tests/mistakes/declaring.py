@@ -188,3 +188,43 @@ def support_without_a_map() -> Any:
         support = constraints.dependent
 
     return pk.Model(x=pk.rv(lambda: Odd(0.0, 1.0))).bind()
+
+
+@CORPUS.row("site 'x'", "expected a node, found ndarray", "constants are data")
+def array_as_variable() -> Any:
+    return pk.Model(m=normal, x=np.zeros(3))
+
+
+@CORPUS.row("site 'x'", "expected a node, found DistributionMeta", r"call it: HalfNormal\(\.\.\.\)")
+def class_of_a_distribution() -> Any:
+    return pk.Model(m=normal, x=dist.HalfNormal)
+
+
+@CORPUS.row(r"pk\.rv", r"takes \*kw", "list every parent as a parameter")
+def star_keywords() -> Any:
+    return pk.rv(lambda **kw: normal)
+
+
+@CORPUS.row(r"pk\.rv", "expected a function .*found float", "such as lambda")
+def variable_from_a_number() -> Any:
+    return pk.rv(3.0)
+
+
+@CORPUS.row(r"pk\.deterministic", "unknown option 'dimz'", "Did you mean 'dims'")
+def misspelt_option_of_deterministic() -> Any:
+    return pk.deterministic(lambda: 0.0, dimz="g")
+
+
+@CORPUS.row(r"pk\.size", "found 3", "expected the name of a dim")
+def size_of_a_number() -> Any:
+    return pk.size(3)
+
+
+@CORPUS.row("extend", "has a variable 'tau' already", r"use replace\(tau=")
+def extending_with_a_known_name() -> Any:
+    return pk.Model(tau=dist.HalfNormal(1.0)).extend(tau=normal)
+
+
+@CORPUS.row("do", "no variable 'teta'", "Did you mean 'theta'")
+def intervening_on_an_unknown_variable() -> Any:
+    return pk.Model(theta=normal).do(teta=1.0)

@@ -186,3 +186,33 @@ def unconstraining_without_a_site() -> Any:
 @CORPUS.row("prior_predictive.*draws", "whole number, found 'many'", "whole number")
 def draws_in_words() -> Any:
     return pk.prior_predictive(schools(), DATA, draws="many")
+
+
+@CORPUS.row("NUTS", "unknown option 'tune'", "Known options: 'draws', 'warmup'")
+def name_of_warmup_in_pymc() -> Any:
+    return pk.NUTS(tune=500)
+
+
+@CORPUS.row(r"NUTS\(draws\)", "found 10.5", "expected a whole number")
+def fraction_of_a_draw() -> Any:
+    return pk.NUTS(draws=10.5)
+
+
+@CORPUS.row(r"NUTS\(metric\)", "found 'lowrank'", "Did you mean 'low_rank'")
+def unknown_metric() -> Any:
+    return pk.NUTS(metric="lowrank")
+
+
+@CORPUS.row(r"NUTS\(engine\)", "found 'stan'", "expected one of 'blackjax', 'numpyro'")
+def unknown_engine() -> Any:
+    return pk.NUTS(engine="stan")
+
+
+@CORPUS.row("f .*NOT FINITE", "starting point", "finite")
+def factor_that_is_never_finite() -> Any:
+    model = pk.Model(
+        m=dist.Normal(0.0, 1.0),
+        f=pk.factor(lambda m: jnp.where(m > jnp.inf, 0.0, -jnp.inf)),
+        y=pk.rv(lambda m: dist.Normal(m, 1.0)),
+    )
+    return fit(model, {"y": 0.5}, method=pk.NUTS(draws=10, warmup=10))
