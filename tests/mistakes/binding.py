@@ -463,13 +463,6 @@ def negative_scale_among_the_data() -> Any:
     return schools().bind({"y": Y, "sigma": -SIGMA})
 
 
-@CORPUS.row(
-    "column 'x'", r"1 infinite value\(s\), the first at row 2", "NaN where an entry is missing"
-)
-def infinite_covariate() -> Any:
-    return line().bind(FRAME.assign(x=[0.0, 1.0, np.inf]))
-
-
 @CORPUS.row("data 'x'", "complex numbers", "real and the imaginary part")
 def complex_covariate() -> Any:
     return line().bind({"g": ["a", "b", "a"], "x": Y + 1j, "y": Y})

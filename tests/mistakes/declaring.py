@@ -223,8 +223,3 @@ def size_of_a_number() -> Any:
 @CORPUS.row("extend", "has a variable 'tau' already", r"use replace\(tau=")
 def extending_with_a_known_name() -> Any:
     return pk.Model(tau=dist.HalfNormal(1.0)).extend(tau=normal)
-
-
-@CORPUS.row("do", "no variable 'teta'", "Did you mean 'theta'")
-def intervening_on_an_unknown_variable() -> Any:
-    return pk.Model(theta=normal).do(teta=1.0)
