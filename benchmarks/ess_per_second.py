@@ -49,6 +49,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "nutpie": {},
     "nutpie low rank": {"low_rank": True},
 }
+#: Warm-up and draws where they are not 1000 each: an evaluation of the process takes milliseconds.
+LENGTHS = {"process": 250}
 _PEERS = c.ROOT / ".venv-peers" / "bin" / "python"
 _CELLS = c.RESULTS / "ess"
 
@@ -59,8 +61,7 @@ def fit_twice(model: str, sampler: str, seed: int, quick: bool) -> dict[str, Any
 
     from benchmarks import _samplers
 
-    if quick:
-        _samplers.WARMUP = _samplers.DRAWS = 100
+    _samplers.WARMUP = _samplers.DRAWS = 100 if quick else LENGTHS.get(model, 1000)
     kind = sampler.split()[0]
     options = SAMPLERS[sampler]
     if kind == "nutpie":

@@ -34,7 +34,7 @@ _OPTIONS = (
 def fit(
     model: Any,
     data: Any = None,
-    *,
+    *more: Any,
     method: Inference | None = None,
     coords: Mapping[str, Any] | None = None,
     seed: Any = 0,
@@ -78,13 +78,18 @@ def fit(
         >>> model = pk.Model(mu=pk.dist.Normal(0, 1), y=pk.rv(lambda mu: pk.dist.Normal(mu, 1)))
         >>> posterior = pk.fit(model, {"y": 0.5}, method=pk.NUTS(draws=200), progress=False)
     """
+    if more:
+        raise TypeError(
+            f"fit: expected a model and data by position, found {len(more)} more "
+            f"({type(more[0]).__name__}); name the rest, for example method=pk.NUTS(), seed=1"
+        )
     check_options("fit", unknown, (*_OPTIONS, "resume", "time_limit", "callbacks", "devices"))
     if method is None:
         from probkit.inference import NUTS
 
         method = NUTS()
     if not isinstance(method, Inference):
-        called = f"call it: {method.__name__}()" if isinstance(method, type) else "pass pk.NUTS()"
+        called = f"call it: {method.__name__}()" if isinstance(method, type) else _named(method)
         raise TypeError(f"fit(method=): expected an inference method, found {method!r}; {called}")
     target = _target(model, data, coords=coords, dims=dims, reparam=reparam)
     hooks = [*callbacks]
@@ -99,6 +104,14 @@ def fit(
     done = run(target, method, key, callbacks=hooks, resume=resume, devices=devices)
     # A resumed run goes on with the key of its checkpoint, whatever the seed.
     return Posterior(target, method, done, done.snapshot.key)
+
+
+def _named(method: Any) -> str:
+    """What to pass in the place of something that is no method: a method's name, perhaps."""
+    import probkit.inference as methods
+
+    known = {k.lower(): k for k in dir(methods) if k[0].isupper()}
+    return f"pass pk.{known.get(str(method).lower(), 'NUTS')}()"
 
 
 def _target(model: Any, data: Any, **options: Any) -> Target:

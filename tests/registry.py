@@ -240,6 +240,38 @@ REGISTRY: tuple[Row, ...] = (
         chains=1,
     ),
     Row(
+        "VI",
+        _with(pk.VI, family="fullrank"),
+        ("familly", "family"),
+        (
+            *_COUNTS,
+            ({"family": "fulrank"}, ValueError, "fullrank"),
+            ({"objective": "iwelbow"}, ValueError, "iwelbo"),
+            ({"gradient": "dreg"}, ValueError, "dreg"),
+            ({"scale": "log"}, ValueError, "softplus"),
+            ({"particles": 1}, ValueError, "particles"),
+            ({"tolerance": 0.0}, ValueError, "tolerance"),
+            ({"alpha": 1.0}, ValueError, "alpha"),
+            ({"family": "mixture", "objective": "renyi"}, ValueError, "mixture"),
+        ),
+        # The stop ends within a few hundredths of a nat of the optimum, not at it.
+        slack=(0.03, 0.03),
+        draws=False,
+        chains=1,
+        slow_eager=True,
+    ),
+    Row(
+        "Pathfinder",
+        _with(pk.Pathfinder, draws=4000),
+        ("path", "paths"),
+        (*_COUNTS, ({"paths": 0}, ValueError, "paths")),
+        # L-BFGS's inverse Hessian is an approximation even of a Gaussian's.
+        slack=(0.2, 0.3),
+        draws=False,
+        chains=1,
+        slow_eager=True,
+    ),
+    Row(
         "ExactGaussian",
         _with(pk.ExactGaussian, draws=4000),
         ("drawz", "draws"),

@@ -25,14 +25,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from probkit.core._check import Check
 from probkit.core._status import Status
 from probkit.core._target import Batch, Target
+from probkit.core._weights import Weights
 
 #: ``info`` entries that are points of the unconstrained space, not statistics.
 POSITION = "position"
+
+
+def _is_option(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return value.ndim == 0 and not isinstance(value, jax.core.Tracer)
+    return isinstance(value, (str, int, float, Inference)) or value is None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, (np.ndarray, np.generic, jax.Array)) else value
 
 
 class Inference(eqx.Module):
@@ -41,6 +54,12 @@ class Inference(eqx.Module):
     Final classes define the four functions and the properties below. Wrappers (`Thin`, ...) hold
     another method and keep the same contract.
     """
+
+    def __repr__(self) -> str:
+        # The options that are numbers or names; schedules and other derived fields are left out.
+        options = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        shown = [f"{k}={_plain(v)!r}" for k, v in options.items() if _is_option(v)]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     @abc.abstractmethod
@@ -139,6 +158,11 @@ class Approximation:
         stats: figures of the fit by name.
         key: what a compiled sampler may be shared by (hashable), together with ``params``.
         params: arrays that ``sample`` and ``log_density`` take first.
+        weights: importance weights, where the method needed them itself; otherwise they are
+            computed when the verdict is asked for.
+        checks: what the method judged itself; part of the verdict.
+        examine: further judges, called when the verdict is asked for:
+            ``(target, approximation, key data, weights) -> checks``.
     """
 
     sample: Callable[..., Array]
@@ -149,3 +173,6 @@ class Approximation:
     log_evidence: float | None = None
     stats: dict[str, Any] = field(default_factory=dict)
     status: Status = Status.OK
+    weights: Weights | None = None
+    checks: tuple[Check, ...] = ()
+    examine: tuple[Callable[..., list[Check]], ...] = ()

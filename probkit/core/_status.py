@@ -45,7 +45,8 @@ _MESSAGES = {
     ),
     Status.NONFINITE: (
         "the log density or its gradient stopped being finite; the last finite state was kept: "
-        "run target.check(key) to see which site is to blame"
+        "take smaller steps if the method has a step_size, and see posterior.target.check() for "
+        "the site that is to blame"
     ),
     Status.INTERRUPTED: (
         "the run was interrupted; everything computed until then was kept: "

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from probkit.core._errors import listing, nearest
+from probkit.core._latent import GaussianLatent
 from probkit.core._trees import Flat, in_precision
 
 
@@ -146,6 +147,28 @@ class Program(abc.ABC):
         """Dims of a site along which its elements are independent given its parents."""
         return ()
 
+    def gaussian_latent(self, arrays: dict) -> GaussianLatent:
+        """The capability of that name: one Gaussian vector with pointwise terms.
+
+        Raises:
+            ValueError: the model is not of that form; the message says why and what to do.
+        """
+        raise ValueError(
+            "it has no Gaussian process; declare a latent function as f=pk.gp(kernel_fn, at='x'), "
+            "or use a method that needs none, such as pk.NUTS()"
+        )
+
+    def carried(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        """What new rows of a site are drawn from, given the values of latent sites: by site.
+
+        `simulate` and `score` of a Target bound to new rows take it in place of the site's value.
+        """
+        return {}
+
+    def workspace(self, arrays: dict) -> int:
+        """Array elements that one evaluation needs beyond its result, where these are many."""
+        return 0
+
     def __init__(self) -> None:
         self._compiled: OrderedDict[Any, Any] = OrderedDict()
 
@@ -233,6 +256,24 @@ class Target(eqx.Module):
     def coords(self) -> dict[str, np.ndarray]:
         """Coordinate labels by dim."""
         return self.labels.coords
+
+    def __repr__(self) -> str:
+        kinds: dict[str, list[str]] = {}
+        for name, site in self.sites.items():
+            kinds.setdefault(site.kind, []).append(name)
+        parts = [f"{k}: {', '.join(v)}" for k, v in kinds.items()]
+        return f"Target of {self.program.flat.size} unconstrained dimensions ({'; '.join(parts)})"
+
+    @property
+    def gaussian_latent(self) -> GaussianLatent:
+        """What is known of the model's one Gaussian vector: see `GaussianLatent`.
+
+        Its functions take ``target.arrays``.
+
+        Raises:
+            ValueError: the model is not of that form; the message says why.
+        """
+        return self.program.gaussian_latent(self.arrays)
 
     @property
     def num_data(self) -> int:
@@ -340,9 +381,22 @@ def requires(target: Target, method: str, capabilities: tuple[str, ...]) -> None
         ),
     }
     for name in capabilities:
+        if name == "gaussian_latent":
+            _require_latent(target, method)
+            continue
         holds, words = known[name]
         if not holds:
             raise ValueError(
                 f"{method}: this model offers no {name!r}: the method needs {words}. "
                 f"The model's sites are {listing(target.sites)}."
             )
+
+
+def _require_latent(target: Target, method: str) -> None:
+    try:
+        target.program.gaussian_latent(target.arrays)
+    except ValueError as error:
+        raise ValueError(
+            f"{method}: this model offers no 'gaussian_latent' (one latent function with pointwise "
+            f"likelihood terms), which the method needs: {error}"
+        ) from None

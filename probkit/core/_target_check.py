@@ -55,7 +55,8 @@ class TargetReport:
         if blamed:
             lines.append(
                 f"  site {blamed[0]!r} is never finite: check that its observed values lie in its "
-                "support, that its scale parameters are positive, and its parents' priors"
+                "support, that its scale parameters are positive (a kernel or a covariance matrix: "
+                "positive definite), and its parents' priors"
             )
         return "\n".join(lines)
 

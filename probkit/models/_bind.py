@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,8 +15,10 @@ import numpy as np
 from probkit.core import Labels, Target, check_options, listing, nearest
 from probkit.models._centring import choose_centring, parse_reparam
 from probkit.models._data import ROWS, Data, read_data
-from probkit.models._gp import check_prediction, resolve_processes, whitened
+from probkit.models._gp import moved_points, precision_of, resolve_processes, whitened
+from probkit.models._gp_latent import with_owners
 from probkit.models._graph_program import GraphProgram, Plan, missing_dim
+from probkit.models._indexing import check_indices
 from probkit.models._markov import resolve_chains
 from probkit.models._model import Model
 from probkit.models._nodes import Factor, RandomVariable
@@ -58,6 +61,13 @@ def bind(
             and the remedy.
     """
     check_options("bind", unknown, _OPTIONS)
+    with precision_of(model.nodes, like):
+        return _bound(model, data, coords, dims, reparam, observe, like)
+
+
+def _bound(
+    model: Model, data: Any, coords: Any, dims: Any, reparam: Any, observe: bool, like: Any
+) -> Target:
     chosen = check_coords(coords)
     prepared, extra_dims, extra_coords = _prepared(model, data)
     labels = {**_training_coords(like), **extra_coords, **chosen}
@@ -68,7 +78,6 @@ def bind(
     sizes, axes, rows = resolve_sizes(nodes, parsed, observed, labels, _rows_of(like), like)
     nodes = resolve_processes(resolve_chains(nodes, axes), axes)
     columns = _columns(nodes, parsed, sizes)
-    check_prediction(nodes, columns, rows, like)
     values, missing = split_missing(nodes, parsed, observed)
     style = whitened(nodes, parse_reparam(reparam, nodes))
     plan = Plan(
@@ -82,8 +91,14 @@ def bind(
         dtype=np.dtype(jnp.result_type(float)).name,
     )
     program = _program(model, plan, columns, values, missing)
+    check_indices(program, columns)
     check_observed(program, values, missing, _listed(prepared) | _listed(model._given))
     arrays = program.pack(columns, values, missing)
+    moved = moved_points(nodes, columns, rows, like)
+    if moved:
+        arrays["process"] = moved
+        if like is not None and "by_row" in like.arrays.get("latent", {}):
+            arrays["pointwise"] = ()
     # Nothing is summed out where there is nothing to fit: simulating needs no density.
     if values and like is None and program.enumeration is not None:
         program.enumeration.check_elementwise(arrays)
@@ -97,7 +112,8 @@ def bind(
         source=model,
     )
     target = Target(program, arrays, table)
-    return choose_centring(target, like)
+    target = choose_centring(target, like)
+    return target if like is not None else with_owners(target)
 
 
 _OPTIONS = ("coords", "dims", "reparam", "observe", "like")
@@ -228,6 +244,23 @@ def _check_names(model: Model, parsed: Data, observed: list[str], like: Target |
                 )
     if like is None:
         _check_unused(nodes, parsed, observed, sizes)
+        _warn_of_prior(nodes, parsed, observed)
+
+
+def _warn_of_prior(nodes: Mapping[str, Any], parsed: Data, observed: list[str]) -> None:
+    """Warn if there are data that nobody uses, and nothing is observed."""
+    parents = {p for n in nodes.values() for p in n.parents}
+    unused = [k for k in parsed.names if k not in parents and k not in nodes]
+    likely = any(isinstance(n, Factor) and n.likelihood for n in nodes.values())
+    if unused and not observed and not likely:
+        variables = [k for k, n in nodes.items() if isinstance(n, RandomVariable)]
+        warnings.warn(
+            f"bind: nothing is observed, so a fit draws from the prior: none of the columns "
+            f"{listing(unused)} has the name of a variable ({listing(variables)}); rename the "
+            "outcome's column or the variable",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _check_unused(

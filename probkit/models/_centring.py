@@ -107,6 +107,8 @@ def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
     terms = log_density(_moved(d, weight), z)
     if _is_vector(d):
         moved = d.loc + (d.scale_tril @ z[..., None])[..., 0]
+        # A factor that failed is this site's fault, not that of the sites that use its value.
+        terms = jnp.where(jnp.isfinite(d.scale_tril[..., -1, -1]), terms, jnp.nan)
         w = jnp.asarray(weight)[..., None]
         return jnp.where(w, z, moved), terms
     moved = d.loc + d.scale * z

@@ -6,24 +6,31 @@ r"""A Gaussian process in the graph: a latent function evaluated at the rows of 
 kernels; ``reparam={"f": "centred"}`` asks for ``f`` itself. The jitter ``j`` is by default
 ``n * eps * mean(diag K)`` with ``eps`` that of the dtype: the size of the rounding error of K's
 Cholesky factor. Cost: O(n^3) an evaluation, O(n^2) memory.
+
+A model with such a node computes in float64, whatever JAX's setting: with the jitter that single
+precision needs, a process is another one. ``precision="single"`` keeps the caller's setting.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import sys
+import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpyro import distributions as dist
 
-from probkit.core import Target, check_options
+from probkit.core import Target, check_choice, check_options
+from probkit.core._trees import in_precision
 from probkit.models._nodes import Node, RandomVariable, names, signature_of
+from probkit.models.kernels._gpjax import is_gpjax, is_gpjax_mean, mean_values
+from probkit.models.kernels._kernel import Kernel, as_kernel, cross_covariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +38,12 @@ class GaussianProcess(RandomVariable):
     """The node of a latent function; ``at`` names its input columns."""
 
     at: tuple[str, ...] = ()
+    double: bool = True
+
+    @property
+    def process(self) -> ProcessFunction:
+        """The parts of its function: kernel, points, mean."""
+        return cast(ProcessFunction, self.fn)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,57 +59,43 @@ class ProcessFunction:
     jitter: float | None
 
     def __call__(self, **values: Any) -> dist.MultivariateNormal:
-        x = self._points(values)
-        kernel = self.kernel(**{k: values[k] for k in self.kernel_parents if k in values})
-        gram = gram_matrix(kernel, x)
-        n = gram.shape[0]
-        noise = self.jitter
-        if noise is None:
-            noise = n * float(jnp.finfo(gram.dtype).eps) * jnp.mean(jnp.diagonal(gram))
-        tril = jnp.linalg.cholesky(gram + noise * jnp.eye(n, dtype=gram.dtype))
-        return dist.MultivariateNormal(self._mean(values, n, gram.dtype), scale_tril=tril)
+        x = self.points(values)
+        gram = cross_covariance(self.kernel_of(values), x, x)
+        tril = jnp.linalg.cholesky(gram + self.noise(gram) * jnp.eye(len(gram), dtype=gram.dtype))
+        return dist.MultivariateNormal(self.mean_of(values), scale_tril=tril)
 
-    def _points(self, values: Mapping[str, Any]) -> Array:
+    def kernel_of(self, values: Mapping[str, Any]) -> Kernel:
+        """The kernel, given the parents' values."""
+        made = self.kernel(**{k: values[k] for k in self.kernel_parents if k in values})
+        return as_kernel(made, numbers=False)
+
+    def points(self, values: Mapping[str, Any]) -> Array:
+        """The inputs, ``(n,)`` for one column, ``(n, d)`` for a list of them."""
         columns = [jnp.asarray(values[k], float) for k in self.at]
-        if not self.stacked:
-            return columns[0]
-        return jnp.stack(columns, axis=-1)
+        return jnp.stack(columns, axis=-1) if self.stacked else columns[0]
 
-    def _mean(self, values: Mapping[str, Any], n: int, dtype: Any) -> Array:
+    def noise(self, gram: Array) -> Array:
+        """The jitter that the covariance matrix gets: a scalar."""
+        if self.jitter is not None:
+            return jnp.asarray(self.jitter, gram.dtype)
+        rounding = len(gram) * float(jnp.finfo(gram.dtype).eps)
+        return rounding * jnp.mean(jnp.diagonal(gram))
+
+    def mean_of(self, values: Mapping[str, Any]) -> Array:
+        """The prior mean at the points, shape ``(n,)``."""
+        x = self.points(values)
         found = self.mean
-        if callable(found):
+        if callable(found) and not is_gpjax_mean(found):
             found = found(**{k: values[k] for k in self.mean_parents if k in values})
-        found = jnp.asarray(0.0 if found is None else found, dtype)
-        if found.shape not in ((), (n,)):
+        if is_gpjax_mean(found):
+            found = mean_values(found, x)
+        found = jnp.asarray(0.0 if found is None else found, x.dtype)
+        if found.shape not in ((), (len(x),)):
             raise ValueError(
-                f"expected the mean to be a number or {n} of them, one a row of "
+                f"expected the mean to be a number or {len(x)} of them, one a row of "
                 f"{', '.join(self.at)}; found shape {found.shape}"
             )
-        return jnp.broadcast_to(found, (n,))
-
-
-def gram_matrix(kernel: Any, x: Array) -> Array:
-    """The kernel's matrix at points ``x``, shape ``(n,)`` or ``(n, d)``.
-
-    ``kernel`` is ``k(x, y)``, a function of two points, or a GPJax kernel.
-    """
-    gpjax = sys.modules.get("gpjax")
-    if gpjax is not None and isinstance(kernel, gpjax.kernels.AbstractKernel):
-        points = x[:, None] if x.ndim == 1 else x
-        return jnp.asarray(kernel.cross_covariance(points, points), x.dtype)
-    if not callable(kernel):
-        raise TypeError(
-            "expected the kernel's function to return k(x, y), a function of two points, or a "
-            f"GPJax kernel; found {type(kernel).__name__}"
-        )
-    value: Any = kernel
-    gram = jax.vmap(lambda a: jax.vmap(lambda b: value(a, b))(x))(x)
-    if gram.ndim != 2:
-        raise ValueError(
-            f"expected k(x, y) to return a number for two points of shape {x.shape[1:]}, found "
-            f"shape {gram.shape[2:]}; sum over the points' coordinates"
-        )
-    return gram
+        return jnp.broadcast_to(found, (len(x),))
 
 
 def gp(
@@ -106,36 +105,41 @@ def gp(
     dims: str | Sequence[str] | None = None,
     *,
     jitter: float | None = None,
+    precision: str = "double",
     **unknown: Any,
 ) -> GaussianProcess:
     """A latent function with a Gaussian-process prior, evaluated at the rows of the data.
 
     Args:
-        kernel_fn: a function of parents (length scales, variances) that returns the kernel:
-            ``k(x, y)`` of two points, or a GPJax kernel.
+        kernel_fn: a function of parents (length scales, variances) that returns the kernel: one of
+            `probkit.kernels`, any ``k(x, y)`` of two points, or a GPJax kernel. A kernel without
+            parents may be given as it is.
         at: the column of inputs; a list of columns makes points of several coordinates.
-        mean: the mean function's values: a number, or a function of parents that returns one a row.
+        mean: the mean function's values: a number, or a function of parents that returns one a row
+            (or a mean function of GPJax).
         dims: the name of the rows' dim; by default that of the column.
         jitter: a variance added to the diagonal; by default as much as the dtype's rounding needs.
+        precision: ``"double"`` computes the whole model in float64, whatever JAX's setting;
+            ``"single"`` keeps that setting (float32 by default, for GPUs without fast doubles).
 
     Raises:
         TypeError: ``kernel_fn`` is no function, or an option is misspelt.
         ValueError: ``at`` names no column.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> import probkit as pk
         >>> from probkit import dist
         >>> model = pk.Model(
         ...     scale=dist.LogNormal(0, 1),
-        ...     f=pk.gp(lambda scale: lambda a, b: jnp.exp(-((a - b) / scale) ** 2 / 2), at="x"),
+        ...     f=pk.gp(lambda scale: pk.kernels.Matern52(scale), at="x"),
         ...     y=pk.rv(lambda f: dist.Normal(f, 0.1), dims="row"),
         ... )
         >>> target = model.bind({"x": [0.0, 0.5, 2.0], "y": [0.3, 0.4, -0.2]})
         >>> target.sites["f"].dims
         ('row',)
     """
-    check_options("pk.gp", unknown, ["kernel_fn", "at", "mean", "dims", "jitter"])
+    options = ["kernel_fn", "at", "mean", "dims", "jitter", "precision"]
+    check_options("pk.gp", unknown, options)
     columns = names("pk.gp(at)", at or None)
     if not columns:
         raise ValueError(
@@ -146,9 +150,11 @@ def gp(
         raise ValueError(f"pk.gp: expected one dim, that of the rows, found {rows}")
     if jitter is not None and not jitter >= 0:
         raise ValueError(f"pk.gp(jitter=): expected a variance of zero or more, found {jitter}")
+    check_choice("pk.gp(precision)", precision, ("double", "single"))
+    kernel_fn = _parentless(kernel_fn)
     found, optional, sizes = signature_of("pk.gp(kernel_fn)", kernel_fn)
     other: tuple[str, ...] = ()
-    if callable(mean):
+    if callable(mean) and not is_gpjax_mean(mean):
         other, more, also = signature_of("pk.gp(mean)", mean)
         optional, sizes = (optional | more), {**sizes, **also}
     fn = ProcessFunction(kernel_fn, found, mean, other, columns, not isinstance(at, str), jitter)
@@ -163,7 +169,15 @@ def gp(
         True,
         f"GaussianProcess({', '.join(parents)})",
         columns,
+        precision == "double",
     )
+
+
+def _parentless(kernel_fn: Any) -> Any:
+    """A kernel object in place of a function of parents: the function without parents."""
+    if isinstance(kernel_fn, Kernel) or is_gpjax(kernel_fn):
+        return lambda: kernel_fn
+    return kernel_fn
 
 
 def resolve_processes(
@@ -180,31 +194,70 @@ def resolve_processes(
     return out
 
 
+def processes(nodes: Mapping[str, Node]) -> dict[str, GaussianProcess]:
+    """The Gaussian processes among the nodes."""
+    return {k: n for k, n in nodes.items() if isinstance(n, GaussianProcess)}
+
+
+def check_memory(name: str, n: int, dtype: Any) -> None:
+    """Raise if the covariance matrix, its factor and one derivative would not fit into memory."""
+    need, have = 3.0 * n * n * np.dtype(dtype).itemsize, memory()
+    if need > have:
+        most = int((have / 3.0 / np.dtype(dtype).itemsize) ** 0.5)
+        raise ValueError(
+            f"site {name!r}: a Gaussian process at {n} points needs three matrices of {n} x {n} "
+            f"({need / 2**30:.0f} GiB), and this machine has {have / 2**30:.0f} GiB; expected "
+            f"{most} points at the most: average or subsample the rows, or use a method with "
+            "inducing points, which never forms the matrix"
+        )
+
+
+@functools.cache
+def memory() -> float:
+    """Bytes of the machine's main memory (infinite where the system does not say)."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+def precision_of(
+    nodes: Mapping[str, Node], like: Target | None
+) -> contextlib.AbstractContextManager[None]:
+    """The floating precision that a model is bound in."""
+    if like is not None:
+        return in_precision(like.dtype)
+    if any(n.double for n in processes(nodes).values()):
+        return in_precision(np.float64)
+    return contextlib.nullcontext()
+
+
 def whitened(nodes: Mapping[str, Node], style: Mapping[str, str]) -> dict[str, str]:
     """Styles of parametrisation with every Gaussian process whitened, unless named otherwise."""
-    processes = {k: "noncentred" for k, n in nodes.items() if isinstance(n, GaussianProcess)}
-    return {**processes, **style}
+    return {**dict.fromkeys(processes(nodes), "noncentred"), **style}
 
 
-def check_prediction(
+def moved_points(
     nodes: Mapping[str, Node],
     columns: Mapping[str, np.ndarray],
     rows: str | None,
     like: Target | None,
-) -> None:
-    """Raise if new data move the points of a Gaussian process: its draws would be the prior's."""
+) -> dict[str, np.ndarray]:
+    """Training points of each Gaussian process whose points new data move, by site.
+
+    Draws at the new points come from the conditional distribution given the draws at these.
+    """
+    out: dict[str, np.ndarray] = {}
     if like is None:
-        return
-    for name, node in nodes.items():
-        if not isinstance(node, GaussianProcess):
-            continue
-        for column in node.at:
-            old, new = like.labels.constants.get(column), columns.get(column)
-            moved = old is None or new is None or not np.array_equal(old, new)
-            # Variables along the rows are drawn afresh, from the prior, even at equal points.
-            if moved or rows in node.event_dims:
-                raise ValueError(
-                    f"site {name!r}: a Gaussian process was fitted at other points of {column!r}, "
-                    "and predictions there do not follow from its draws alone; fit with the new "
-                    "points among the data and the outcome missing (NaN) there: they are imputed"
-                )
+        return out
+    for name, node in processes(nodes).items():
+        # The rows of new data are other rows, even where their points are the same.
+        if rows in node.event_dims or any(_differs(k, columns, like) for k in node.at):
+            old = [np.asarray(like.labels.constants[k]) for k in node.at]
+            out[name] = np.stack(old, -1) if node.process.stacked else old[0]
+    return out
+
+
+def _differs(column: str, columns: Mapping[str, np.ndarray], like: Target) -> bool:
+    old, new = like.labels.constants.get(column), columns.get(column)
+    return old is None or new is None or not np.array_equal(old, new)

@@ -24,10 +24,13 @@ from jaxtyping import Array
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform
 
-from probkit.core import Batch, Program, Site, Terms
+from probkit.core import Batch, GaussianLatent, Program, Site, Terms
 from probkit.models._centring import centre, decentre
 from probkit.models._enumerate import Enumeration
 from probkit.models._facts import Facts, inspect_sites
+from probkit.models._gp import GaussianProcess, check_memory
+from probkit.models._gp_conditional import residuals, workspace
+from probkit.models._gp_latent import GraphLatent
 from probkit.models._graph import consumers
 from probkit.models._inside import log_density, settled
 from probkit.models._markov import Markov
@@ -85,6 +88,26 @@ class GraphProgram(Program):
             ValueError: they cannot be summed out.
         """
         return Enumeration(self) if self.summed else None
+
+    @cached_property
+    def latent_or_none(self) -> GraphLatent | None:
+        """What is known of the model's one Gaussian process, if it is of that form."""
+        try:
+            return GraphLatent(self)
+        except ValueError:
+            return None
+
+    def gaussian_latent(self, arrays: dict) -> GaussianLatent:
+        latent = self.latent_or_none
+        # (Building it a second time raises with the reason.)
+        latent = GraphLatent(self) if latent is None else latent
+        return latent.checked(arrays)
+
+    def workspace(self, arrays: dict) -> int:
+        return workspace(self, arrays)
+
+    def carried(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
+        return residuals(self, values, arrays)
 
     # -- what there is ----------------------------------------------------------------------
 
@@ -165,6 +188,11 @@ class GraphProgram(Program):
         if batch is None:
             return plain
         check_batch(self, batch.dim)
+        return self.rows_view(arrays, batch)
+
+    def rows_view(self, arrays: dict, batch: Batch) -> View:
+        """The rows of a batch, whether or not the log density is a sum over them."""
+        plain = self.view(arrays)
         rows = batch.index.shape[0]
         part = View(
             plain.data,
@@ -197,6 +225,8 @@ class GraphProgram(Program):
 
     def distribution(self, name: str, env: Mapping[str, Any], view: View) -> Any:
         """The distribution of a site given its parents, as its function returns it."""
+        if isinstance(self.nodes[name], GaussianProcess):
+            check_memory(name, self.facts[name].shape[0], self.dtype)
         d = call(name, self.nodes[name], self.arguments(name, env, view))
         check_distribution(name, d)
         return d
@@ -269,18 +299,22 @@ class GraphProgram(Program):
             return self.enumeration.terms(z, arrays, view)
         env: dict[str, Any] = {}
         terms = Terms({}, {}, {})
-        for name, node in self.nodes.items():
-            if name in self.barren:
-                continue
-            if isinstance(node, RandomVariable):
-                self._visit(name, env, z, arrays, view, terms)
-            elif isinstance(node, Deterministic):
-                env[name] = call(name, node, self.arguments(name, env, view))
-            else:
-                self._add_factor(
-                    name, call(name, node, self.arguments(name, env, view)), view, terms
-                )
+        for name in self.nodes:
+            if name not in self.barren:
+                self.visit(name, env, z, arrays, view, terms)
         return terms
+
+    def visit(self, name: str, env: dict, z: Any, arrays: dict, view: View, terms: Terms) -> None:
+        """Evaluate one node whose parents are in ``env``: its value goes there, its terms too."""
+        node = self.nodes[name]
+        if isinstance(node, RandomVariable):
+            self._visit(name, env, z, arrays, view, terms)
+            return
+        value = call(name, node, self.arguments(name, env, view))
+        if isinstance(node, Deterministic):
+            env[name] = value
+        else:
+            self._add_factor(name, value, view, terms)
 
     def _visit(self, name: str, env: dict, z: Any, arrays: dict, view: View, terms: Terms) -> None:
         d = self.distribution(name, env, view)

@@ -124,8 +124,9 @@ def encode(where: str, values: np.ndarray, missing: np.ndarray, labels: np.ndarr
         shown = [str(name) for name in names]
         raise ValueError(
             f"{where}: the label {first!r} ({position(unseen)}) is not among the known ones: "
-            f"{listing(shown)}.{nearest(str(first), shown)} Correct the label, or fit again with "
-            f"data (or a category order) that has it."
+            f"{listing(shown)}.{nearest(str(first), shown)} Correct the label; or fit with "
+            f"coords (or a category order) that has it; or, when predicting, pass coords with the "
+            f"new labels: their effects are drawn from the population."
         )
     return codes
 

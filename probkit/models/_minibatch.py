@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from probkit.models._markov import check_batch_dim
-from probkit.models._nodes import Deterministic
+from probkit.models._nodes import Deterministic, RandomVariable
 
 if TYPE_CHECKING:
     from probkit.models._graph_program import GraphProgram
@@ -20,6 +20,7 @@ def check_batch(program: GraphProgram, dim: str) -> None:
         )
     check_batch_dim(program.nodes, dim)
     _check_named(program, dim)
+    _check_joint(program, dim)
     rows = {k for k, axes in program.data_dims.items() if dim in axes}
     for name, node in program.nodes.items():
         if name in program.barren:
@@ -35,6 +36,18 @@ def check_batch(program: GraphProgram, dim: str) -> None:
                 f"of its rows through {users[0]!r}, so that a part of them does not suffice; give "
                 f"it dims={dim!r}, pass what it computes of the rows as data, or take all rows"
             )
+
+
+def _check_joint(program: GraphProgram, dim: str) -> None:
+    """No draw of one distribution may run along the rows: its density is no sum over them."""
+    for name, facts in program.facts.items():
+        if isinstance(program.nodes[name], RandomVariable):
+            if dim in facts.dims[len(facts.batch_shape) :]:
+                raise ValueError(
+                    f"mini-batches along {dim!r}: site {name!r} is one draw along it (a "
+                    f"{facts.distribution}) and needs all of its rows; take all rows, or a method "
+                    "for Gaussian processes that takes batches itself"
+                )
 
 
 def _check_named(program: GraphProgram, dim: str) -> None:

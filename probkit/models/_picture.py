@@ -37,11 +37,14 @@ class Vertex:
     text: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """A drawn graph. Notebooks show it; ``svg`` is its text, ``save`` writes it to a file."""
 
     svg: str
+
+    def __repr__(self) -> str:
+        return "Picture: a notebook shows it, .save(path) keeps it, .svg is its text"
 
     def _repr_svg_(self) -> str:
         return self.svg

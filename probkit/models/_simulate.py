@@ -3,18 +3,21 @@
 Both walk the graph in its order with some sites held at given values. A held value is an array of
 the site's shape, or a pair ``(value, mask)`` that holds only the entries under the mask (the groups
 that new data share with the training data); the elements of a site along its batch dims are
-independent given their parents, so the others are drawn from the same distribution.
+independent given their parents, so the others are drawn from the same distribution. A Gaussian
+process at new points (``arrays["process"]`` has the old ones) is held at its residual there, and is
+drawn, or integrated over, given that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from probkit.models._gp_conditional import conditional_draw, conditional_moments, quadrature
 from probkit.models._nodes import Deterministic, Factor, RandomVariable
 from probkit.models._sites import call
 
@@ -37,6 +40,11 @@ def simulate(
             if not node.hidden:
                 out[name] = jnp.asarray(env[name])
         elif isinstance(node, RandomVariable):
+            if _moved(name, values, arrays):
+                residual = values[name]
+                env[name] = conditional_draw(program, own_key, name, env, residual, arrays, view)
+                out[name] = env[name]
+                continue
             if _held(values.get(name)):
                 env[name] = values[name]
                 continue
@@ -51,16 +59,31 @@ def score(
     program: GraphProgram, key: Array, values: Mapping[str, Any], arrays: dict
 ) -> dict[str, Array]:
     """Log likelihood of each observation (NaN where it is missing); latents not held are drawn."""
+    return _score_from(program, 0, key, {}, values, arrays)
+
+
+def _score_from(
+    program: GraphProgram, first: int, key: Array, env: dict, values: Mapping, arrays: dict
+) -> dict[str, Array]:
+    """The scores of the nodes from number ``first`` on; ``env`` has the values of those before."""
     view = program.view(arrays)
-    env: dict[str, Any] = {}
     out: dict[str, Array] = {}
-    for i, (name, node) in enumerate(program.nodes.items()):
+    for i, (name, node) in list(enumerate(program.nodes.items()))[first:]:
         own_key = jax.random.fold_in(key, i)
         if isinstance(node, Deterministic):
             env[name] = call(name, node, program.arguments(name, env, view))
         elif isinstance(node, Factor):
             if node.likelihood:
                 out[name] = jnp.asarray(call(name, node, program.arguments(name, env, view)))
+        elif _moved(name, values, arrays):
+            if "pointwise" in arrays:
+                mean, sd = conditional_moments(program, name, env, values[name], arrays, view)
+                at = lambda x, n=name, j=i: _score_from(  # noqa: E731
+                    program, j + 1, key, {**env, n: x}, values, arrays
+                )
+                return {**out, **_integrated(at, mean, sd)}
+            residual = values[name]
+            env[name] = conditional_draw(program, own_key, name, env, residual, arrays, view)
         elif name not in program.plan.observed:
             held = _held(values.get(name))
             env[name] = values[name] if held else _draw(program, own_key, name, env, values, view)
@@ -72,6 +95,23 @@ def score(
             terms = program.distribution(name, env, view).log_prob(env[name])
             out[name] = _without_missing(program, name, terms, arrays)
     return out
+
+
+def _integrated(score_at: Callable[[Array], dict], mean: Array, sd: Array) -> dict[str, Array]:
+    """Log of the mean of ``exp(score)`` with each row of the process normal on its own."""
+    nodes, log_weights = quadrature()
+    found = jax.vmap(lambda node: score_at(mean + sd * node))(jnp.asarray(nodes, mean.dtype))
+
+    def average(v: Array) -> Array:
+        weights = jnp.asarray(log_weights, v.dtype).reshape(-1, *(1,) * (v.ndim - 1))
+        return jax.nn.logsumexp(v + weights, axis=0)
+
+    return jax.tree.map(average, found)
+
+
+def _moved(name: str, values: Mapping[str, Any], arrays: dict) -> bool:
+    """Whether a site is a process at other points than those it was fitted to."""
+    return name in arrays.get("process", {}) and name in values
 
 
 def _held(value: Any) -> bool:

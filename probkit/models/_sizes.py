@@ -85,6 +85,7 @@ def resolve_sizes(
         if dim not in sizes.sizes and dim in data.arrays and dim not in observed:
             codes = data.arrays[dim]
             if codes.dtype.kind in "iu" and codes.size and codes.min() >= 0:
+                _check_from_zero(dim, codes)
                 sizes.put(dim, int(codes.max()) + 1, f"the largest code in column {dim!r}")
     _require_sizes(nodes, sizes)
     return sizes.sizes, axes, rows
@@ -282,6 +283,17 @@ def _fit(
     if len(fits) > 1 and rows in fits and axis == 0:
         return rows
     return fits[0] if len(fits) == 1 else None
+
+
+def _check_from_zero(dim: str, codes: np.ndarray) -> None:
+    """Raise if whole numbers that set the size of a dim are labels (years, ids from 1)."""
+    if codes.min() == 0:
+        return
+    raise ValueError(
+        f"column {dim!r}: whole numbers under the name of a dim are codes, which count from 0, but "
+        f"these run from {codes.min()} to {codes.max()}; to have them as labels make them text or "
+        f"categorical ({dim}.astype(str)), or pass codes together with coords={{{dim!r}: [...]}}"
+    )
 
 
 def _require_sizes(nodes: Mapping[str, Node], sizes: Sizes) -> None:

@@ -6,14 +6,12 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from probkit._version import __version__
-from probkit.core import Approximation, Draws, Target, listing, nearest, wrap_key
-from probkit.core._programs import compiled
-from probkit.core._run import precision
+from probkit.core import Approximation, Draws, Target, Weights, listing, nearest
 from probkit.core._target import HELD
+from probkit.core._weights import draw
 from probkit.results._values import constrained, log_densities, map_draws
 
 if TYPE_CHECKING:
@@ -26,27 +24,21 @@ _HUGE = 3000  # deterministic components that are judged at the most
 
 
 def sampled(target: Target, output: Approximation, key: np.ndarray) -> Draws:
-    """Draws from an approximation, one chain, with their log weights where it has a density."""
-    program = target.program
-
-    def draw(data: Any, params: Any) -> Any:
-        return output.sample(params, wrap_key(data), output.draws)
-
-    with precision(target):
-        name = ("approximation", output.key, output.draws)
-        args = (key, output.params)
-        points = np.asarray(compiled(program, "sample", name, draw, args)(*args))
-    stats: dict[str, np.ndarray] = {"lp": log_densities(target, points)[None]}
-    density = output.log_density
-    if density is not None:
-
-        def over(params: Any, x: Any) -> Any:
-            return jax.vmap(lambda v: density(params, v))(x)
-
-        with precision(target):
-            args = (output.params, points)
-            lq = np.asarray(compiled(program, "density", name, over, args)(*args))
-        stats["log_weight"] = (stats["lp"][0].astype(float) - lq)[None]
+    """Draws from an approximation, one chain; with a density, both log densities and weights."""
+    known = output.weights
+    if known is not None and len(known.points) >= output.draws:
+        found = (known.points, known.log_p, known.log_q)
+    else:
+        found = draw(target, output, key, output.draws)
+    points, log_p, log_q = (x[: output.draws] for x in found)
+    stats: dict[str, np.ndarray] = {"lp": log_p[None]}
+    if output.log_density is not None:
+        weights = Weights(points, log_p, log_q)
+        stats |= {
+            "log_q": log_q[None],
+            "log_weight": weights.log_weights[None],
+            "log_psis_weight": weights.smoothed[None],
+        }
     return Draws(points[None], stats, status=output.status)
 
 
@@ -344,19 +336,14 @@ def groups(p: Posterior, names: tuple[str, ...]) -> dict[str, xarray.Dataset]:
 def evidence(p: Posterior) -> Any:
     """See `Posterior.log_evidence`."""
     from probkit.results._evidence import Evidence, log_evidence
-    from probkit.results._psis import psis
 
-    weights = p.log_weights
+    weights = p.weights
     if weights is None:
         rng = np.random.default_rng(p._stream(8))
         flat = p._drawn.unconstrained.astype(float)
         return log_evidence(flat, lambda x: log_densities(p.target, x).astype(float), rng)
-    top = float(np.max(weights))
-    ratio = np.exp(weights - top)
-    value = top + float(np.log(np.mean(ratio)))
-    se = float(np.std(ratio, ddof=1) / np.sqrt(ratio.size) / np.mean(ratio))
-    khat = float(psis(weights)[1])
-    return Evidence(value, se, "importance", khat)
+    found = weights.log_evidence
+    return Evidence(found.value, found.se, "importance", weights.khat)
 
 
 def loo_of(p: Posterior) -> Any:

@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probkit.core import Approximation, Draws, Inference, Run, Status, Target, listing, nearest
-from probkit.results import _groups
-from probkit.results._checks import Check, importance_checks, loo_checks, mcmc_checks
+from probkit.core import (
+    Approximation,
+    Draws,
+    Estimate,
+    Inference,
+    Run,
+    Status,
+    Target,
+    Weights,
+    listing,
+    nearest,
+)
+from probkit.results import _approximations, _groups
+from probkit.results._checks import Check, loo_checks, mcmc_checks
 from probkit.results._values import constrained, log_densities, map_draws
 from probkit.results._verdict import Verdict
 
@@ -56,6 +67,7 @@ class Posterior:
         self._run = run
         self._key = np.asarray(seed)
         self._cache: dict[str, Any] = {}
+        self._inherited: tuple[Check, ...] = ()
 
     # -- draws ------------------------------------------------------------------------------
 
@@ -115,6 +127,8 @@ class Posterior:
                 raise ValueError(
                     f"summary: the posterior has no site {name!r}.{nearest(name, self.values)}"
                 )
+        if self._drawn.unconstrained.shape[1] == 0:
+            raise ValueError("summary: the run ended before its first draw; see posterior.check()")
         values = {k: v for k, v in self.values.items() if names is None or k in names}
         return summarise(values, self.label, **options)
 
@@ -131,14 +145,15 @@ class Posterior:
                 (*checks, Check("draws", False, 0.0, 1.0, "", advice, ">")), self._words()
             )
         if self.approximation is not None:
-            checks += importance_checks(self.log_weights) if self.log_weights is not None else []
+            checks += _approximations.checks(self)
         else:
             checks += mcmc_checks(
                 _groups.judged(self.target, self.values), self.stats, labels=self.label
             )
+            checks += self._inherited
         if loo or "loo" in self._cache:
             checks += self._loo_check()
-        return Verdict(tuple(checks), self._words())
+        return Verdict(tuple(checks), self._words(), _approximations.notes(self))
 
     def _words(self) -> str:
         return "" if self.status.ok else self.status.message
@@ -161,13 +176,54 @@ class Posterior:
         weights = self._drawn.stats.get("log_weight")
         return None if weights is None else weights.reshape(-1)
 
+    @cached_property
+    def weights(self) -> Weights | None:
+        """An approximation judged: 20,000 draws with log p and log q, k-hat, ELBO, evidence.
+
+        None for methods that draw, and for an approximation without a density.
+        """
+        return _approximations.weights(self)
+
+    @property
+    def elbo(self) -> Estimate:
+        """The evidence lower bound of the approximation, with its standard error.
+
+        Raises:
+            ValueError: the method has no approximation with a density.
+        """
+        return _approximations.demanded(self, "elbo").elbo
+
+    def importance_resample(self, draws: int | None = None, *, seed: int = 0) -> Posterior:
+        """A posterior of draws that are resampled by their smoothed importance weights.
+
+        What the approximation covers but weighs wrongly is corrected; what it does not reach is
+        not: look at ``check()["k_hat"]`` first. Each of the 20,000 draws that judge the fit is
+        taken a number of times in proportion to its weight (systematic resampling), in random
+        order.
+
+        Args:
+            draws: how many; as many as the posterior has by default.
+            seed: a whole number.
+
+        Raises:
+            ValueError: the method has no approximation with a density, or no weight is finite.
+
+        Example:
+            >>> import probkit as pk
+            >>> model = pk.Model(mu=pk.dist.Normal(0, 1), y=pk.rv(lambda mu: pk.dist.Normal(mu, 1)))
+            >>> posterior = pk.fit(model, {"y": 0.5}, method=pk.Laplace(), progress=False)
+            >>> posterior.importance_resample(1000).draws.sizes["draw"]
+            1000
+        """
+        return _approximations.resampled(self, draws, seed)
+
     @property
     def log_evidence(self) -> Evidence:
         """The log marginal likelihood with its standard error.
 
         For draws: bridge sampling, or importance sampling from a t fitted to them, whichever has
-        the smaller error. For an approximation: importance sampling from it. Meaningful where all
-        priors are proper.
+        the smaller error. For an approximation: importance sampling from it, 20,000 draws with
+        smoothed weights (`elbo` stands beside it). Meaningful where all priors are proper.
         """
         if "evidence" not in self._cache:
             self._cache["evidence"] = _groups.evidence(self)

@@ -38,8 +38,10 @@ def held_values(
     there at training are held, and the others are to be drawn. Rows are new unless ``coords`` say
     which they are.
     """
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = _carried(p, target)
     for name, value in p.values.items():
+        if name in out:
+            continue
         old, new = p.target.sites[name], target.sites.get(name)
         if new is None or old.kind not in HELD or old.dims != new.dims:
             continue
@@ -61,6 +63,21 @@ def held_values(
         if held[1].any() and set(places) <= apart:
             out[name] = held
     return out
+
+
+def _carried(p: Posterior, target: Target) -> dict[str, Any]:
+    """What Gaussian processes at new points are drawn from, one row a draw."""
+    moved = target.arrays.get("process", {})
+    if not moved or target is p.target:
+        return {}
+    program = p.target.program
+    latent = {k: v for k, v in p.values.items() if p.target.sites[k].kind in HELD}
+    rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in latent.items()}
+
+    def fn(key: Any, row: Any, arrays: dict) -> Any:
+        return program.carried(row, arrays)
+
+    return {k: v for k, v in map_draws(p.target, "carried", fn, rows, p._key).items() if k in moved}
 
 
 def _places(old: Target, new: Target, dim: str, given: bool) -> np.ndarray | None:
@@ -101,6 +118,7 @@ def simulated(
     program = target.program
     old = p.target.sites
     wanted = [k for k, s in old.items() if s.kind in kinds and s.distribution != "factor"]
+    wanted += list(target.arrays.get("process", {}))
 
     def fn(key: Any, row: Any, arrays: dict) -> Any:
         out = program.simulate(key, {k: row[k] for k in held}, arrays)
@@ -122,6 +140,7 @@ def predictions(
     values = simulated(p, target, p._stream(1000 + seed), ("observed", "deterministic"), coords)
     outcomes = {k for k, s in p.target.sites.items() if s.kind == "observed"}
     touched = {d for k in outcomes if k in target.sites for d in target.sites[k].dims}
+    touched |= {d for k in target.arrays.get("process", {}) for d in target.sites[k].dims}
     keep = {k: v for k, v in values.items() if k in outcomes or set(target.sites[k].dims) & touched}
     out = {"predictions": dataset(target, keep)}
     if target.labels.constants:

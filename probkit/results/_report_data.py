@@ -45,13 +45,15 @@ _STAT_NAMES = {
 
 def verdict_to_json(verdict: Verdict) -> str:
     """A verdict as text, for the global attribute ``verdict`` of a saved file."""
-    return json.dumps({"status": verdict.status, "checks": [asdict(c) for c in verdict.checks]})
+    checks = [asdict(c) for c in verdict.checks]
+    return json.dumps({"status": verdict.status, "notes": verdict.notes, "checks": checks})
 
 
 def verdict_from_json(text: str) -> Verdict:
     """Undo :func:`verdict_to_json`."""
     found = json.loads(text)
-    return Verdict(tuple(Check(**check) for check in found["checks"]), found["status"])
+    checks = tuple(Check(**check) for check in found["checks"])
+    return Verdict(checks, found["status"], tuple(found.get("notes", ())))
 
 
 @dataclass(frozen=True)

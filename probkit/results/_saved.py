@@ -7,11 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probkit.core import nearest
 from probkit.results._verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas
     import xarray
+
+
+_NEED_MODEL = (
+    "importance_resample",
+    "log_evidence",
+    "log_likelihood",
+    "log_predictive",
+    "loo",
+    "predict",
+    "target",
+)
 
 
 class SavedPosterior:
@@ -95,6 +107,15 @@ class SavedPosterior:
         from probkit.results._netcdf import save_groups
 
         return save_groups(self._groups, path, self.attrs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _NEED_MODEL:
+            raise AttributeError(
+                f"SavedPosterior.{name}: a file holds draws and tables, not the model, so that it "
+                "can be read wherever ArviZ is; call it on the posterior of a fit before saving, "
+                "or go on from a checkpoint: pk.fit(model, data, resume=folder)"
+            )
+        raise AttributeError(f"SavedPosterior has no {name!r}.{nearest(name, dir(type(self)))}")
 
     def __repr__(self) -> str:
         return f"SavedPosterior of {list(self.draws.data_vars)}\n{self.check()}"

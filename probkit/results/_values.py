@@ -40,6 +40,7 @@ def map_draws(
         size: largest number of array elements of one row's result, where it is known.
         variant: what ``fn`` depends on besides the name.
     """
+    size = max(size, target.program.workspace(target.arrays))
     leaves = jax.tree.leaves(rows)
     count = int(leaves[0].shape[0])
     if not count:

@@ -31,6 +31,7 @@ _TITLES = {
     "divergences": "divergences",
     "k_hat": "k-hat",
     "ess_ratio": "ESS/N",
+    "modes": "lost modes",
     "loo_k": "high LOO k",
 }
 _COUNTS = {"divergences", "loo_k"}
@@ -43,6 +44,7 @@ class Verdict:
     Attributes:
         checks: the entries; ``verdict["r_hat"]`` is one of them.
         status: how the run ended, in words, where it did not do all of its steps.
+        notes: figures that have no threshold (the ELBO with its error, for one), in words.
 
     Example:
         >>> verdict = Verdict((Check("r_hat", False, 1.2, 1.01, "theta[3]", "run longer"),))
@@ -56,6 +58,7 @@ class Verdict:
 
     checks: tuple[Check, ...] = field(default=())
     status: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -103,6 +106,7 @@ class Verdict:
         lines = [self.headline()]
         if self.status:
             lines.append(f"  run: {self.status}")
+        lines += [f"  {note}" for note in self.notes]
         width = max((len(_figure(c)) for c in self.checks), default=0)
         for check in self.checks:
             mark = {True: "ok  ", False: "FAIL", None: "--  "}[check.ok]
@@ -118,7 +122,8 @@ class Verdict:
     def _repr_html_(self) -> str:
         colour = "#1a7f37" if self.ok else "#c62828"
         rows = "".join(_html_row(check) for check in self.checks)
-        status = f"<p>run: {html.escape(self.status)}</p>" if self.status else ""
+        words = ([f"run: {self.status}"] if self.status else []) + list(self.notes)
+        status = "".join(f"<p>{html.escape(text)}</p>" for text in words)
         return (
             f"<div class='pk-verdict'><p><b style='color:{colour}'>"
             f"{html.escape(self.headline())}</b></p>{status}"

@@ -481,3 +481,17 @@ def event_dim_of_a_scalar() -> Any:
         m=dist.Normal(0.0, 1.0), x=pk.rv(lambda m: dist.Normal(m, 1.0), event_dims="g")
     )
     return model.bind(coords={"g": ["a", "b"]})
+
+
+@CORPUS.row("site 'y'", "axis of length 3 .* with 'number', .* from 1 to 3", "subtract 1")
+def numbers_from_one_under_another_name() -> Any:
+    model = pk.Model(
+        a=pk.rv(dist.Normal(0.0, 1.0), dims="g"),
+        y=pk.rv(lambda a, number: dist.Normal(a[number], 1.0), dims="obs"),
+    )
+    return model.bind({"y": Y, "number": np.array([1, 2, 3])}, coords={"g": ["u", "v", "w"]})
+
+
+@CORPUS.row("column 'g'", "count from 0, .* from 1990 to 1992", r"astype\(str\)")
+def years_as_groups() -> Any:
+    return line().bind(FRAME.assign(g=[1990, 1991, 1992]))

@@ -216,3 +216,8 @@ def factor_that_is_never_finite() -> Any:
         y=pk.rv(lambda m: dist.Normal(m, 1.0)),
     )
     return fit(model, {"y": 0.5}, method=pk.NUTS(draws=10, warmup=10))
+
+
+@CORPUS.row("fit", "1 more .Laplace.", "method=pk.NUTS")
+def method_by_position() -> Any:
+    return pk.fit(schools(), DATA, pk.Laplace())

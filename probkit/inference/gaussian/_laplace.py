@@ -12,6 +12,7 @@ says how far off it is.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -31,6 +32,7 @@ from probkit.core import (
     check_options,
 )
 from probkit.inference.gaussian._normal import normal_approximation
+from probkit.inference.vi._mode_check import mode_check
 
 #: Where rounding or the step budget ends the search, a mode this near (in sds) still counts.
 _CLOSE = 0.05
@@ -143,6 +145,7 @@ class Laplace(Inference):
             "starts": self.starts,
             "starts_at_best_mode": int(np.sum(np.abs(state["lp"] - top) < 0.1)),
         }
-        return normal_approximation(
+        made = normal_approximation(
             state["z"][best], -state["hessian"][best], top, int(self.draws), status, stats
         )
+        return replace(made, examine=(mode_check,))

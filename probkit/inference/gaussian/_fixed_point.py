@@ -1,0 +1,100 @@
+r"""Fixed points of Gaussian sites: damped parallel updates that slow down when they overshoot.
+
+    lambda <- lambda + beta (T(lambda) - lambda)
+
+The residual is the largest change of a site's natural parameters in units of its marginal,
+``|T1 - lambda1| sqrt(v)`` and ``|T2 - lambda2| v``. A residual that grows by a fifth, or sites that
+stop being finite, halve ``beta`` (the sites with the smallest residual are returned to when things
+become not finite); five falling residuals in a row raise it again, never above where it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from probkit.inference.gaussian._conditioning import Sites
+
+#: Why a search for sites ended.
+CONVERGED, RAN_OUT, NOT_FINITE = 0, 1, 2
+
+
+class Found(NamedTuple):
+    """Sites with how the search for them went (scalars)."""
+
+    sites: Sites
+    residual: Array
+    steps: Array
+    reason: Array
+
+
+class _Search(NamedTuple):
+    sites: Sites
+    best: Sites
+    residual: Array
+    least: Array
+    beta: Array
+    falls: Array
+    steps: Array
+
+
+def fixed_point(
+    update: Callable[[Sites], tuple[Sites, Array]],
+    start: Sites,
+    beta: Array | float,
+    tolerance: Array | float,
+    max_steps: int,
+) -> Found:
+    """Search from ``start``; ``update`` returns the undamped new sites and the marginal variances.
+
+    Stops when the residual is below ``tolerance``, after ``max_steps``, or once ``beta`` has
+    become too small to move.
+    """
+    dtype = start.l1.dtype
+    top = jnp.asarray(beta, dtype)
+    big = jnp.asarray(jnp.inf, dtype)
+    # Below some hundred rounding errors nothing converges.
+    tolerance = jnp.maximum(jnp.asarray(tolerance, dtype), 100.0 * jnp.finfo(dtype).eps)
+
+    def going(c: _Search) -> Array:
+        return (c.steps < max_steps) & (c.residual > tolerance) & (c.beta > 1e-4 * top)
+
+    def body(c: _Search) -> _Search:
+        new, v = update(c.sites)
+        gap = Sites(new.l1 - c.sites.l1, new.l2 - c.sites.l2)
+        residual = jnp.maximum(jnp.max(jnp.abs(gap.l1) * jnp.sqrt(v)), jnp.max(jnp.abs(gap.l2) * v))
+        fine = jnp.isfinite(residual)
+        better = fine & (residual < c.least)
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), c.sites, c.best)
+        falls = jnp.where(fine & (residual < c.residual), c.falls + 1, 0)
+        worse = ~fine | (residual > 1.2 * c.residual)
+        beta = jnp.where(worse, 0.5 * c.beta, jnp.where(falls >= 5, 1.25 * c.beta, c.beta))
+        beta = jnp.minimum(beta, top)
+        done = residual <= tolerance
+        # The last update is taken in full where it is as small as the tolerance.
+        move = jnp.where(done, 1.0, beta)
+        moved = Sites(c.sites.l1 + move * gap.l1, c.sites.l2 + move * gap.l2)
+        sites = jax.tree.map(lambda a, b: jnp.where(fine, a, b), moved, best)
+        residual_or_big = jnp.where(fine, residual, big)
+        return _Search(
+            sites,
+            best,
+            residual_or_big,
+            jnp.where(better, residual, c.least),
+            beta,
+            jnp.where(falls >= 5, 0, falls),
+            c.steps + 1,
+        )
+
+    first = _Search(start, start, big, big, top, jnp.int32(0), jnp.int32(0))
+    end = jax.lax.while_loop(going, body, first)
+    converged = end.residual <= tolerance
+    sites = jax.tree.map(lambda a, b: jnp.where(converged, a, b), end.sites, end.best)
+    reason = jnp.where(
+        converged, CONVERGED, jnp.where(jnp.isfinite(end.residual), RAN_OUT, NOT_FINITE)
+    )
+    return Found(sites, jnp.minimum(end.residual, end.least), end.steps, reason.astype(jnp.int32))

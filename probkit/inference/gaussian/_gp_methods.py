@@ -1,0 +1,337 @@
+"""The Gaussian-process methods: engines with a search for hyperparameters, as `Inference`s."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probkit.core import (
+    Approximation,
+    Batch,
+    Inference,
+    Target,
+    check_between,
+    check_options,
+)
+from probkit.inference.gaussian import _cvi, _ep, _gp_exact, _gp_laplace, _learning
+from probkit.inference.gaussian._conditioning import Prior, Sites
+from probkit.inference.gaussian._fixed_point import Found
+from probkit.inference.gaussian._learning import Engine, Options
+from probkit.inference.gaussian._problem import Problem
+
+
+def ep_engine(power: float, damping: Array | float) -> Engine:
+    """EP with its own energy."""
+    return Engine(
+        lambda p, theta, prior, start, tolerance: _ep.solve(
+            p, theta, prior, start, power=power, damping=damping, tolerance=tolerance
+        ),
+        lambda p, theta, sites: _ep.value(p, theta, sites, power=power),
+    )
+
+
+def cvi_engine(step: Array | float) -> Engine:
+    """CVI with the ELBO."""
+    return Engine(
+        lambda p, theta, prior, start, tolerance: _cvi.solve(
+            p, theta, prior, start, step=step, tolerance=tolerance
+        ),
+        _cvi.value,
+    )
+
+
+def hybrid_engine(step: Array | float) -> Engine:
+    """CVI's sites under EP's energy, differentiated at frozen sites."""
+    return Engine(
+        cvi_engine(step).solve,
+        lambda p, theta, sites: _ep.value(p, theta, sites, exact=False),
+        root=True,
+    )
+
+
+def laplace_engine() -> Engine:
+    """Laplace's approximation with its total derivative."""
+    return Engine(
+        lambda p, theta, prior, start, tolerance: _gp_laplace.solve(
+            p, theta, prior, start, tolerance=tolerance
+        ),
+        _gp_laplace.value,
+    )
+
+
+def exact_engine() -> Engine:
+    """Gaussian terms are their own sites."""
+
+    def solve(
+        problem: Problem, theta: Array, prior: Prior, start: Sites, tolerance: Array
+    ) -> Found:
+        zero = jnp.zeros((), prior.m.dtype)
+        return Found(start, zero, jnp.int32(0), jnp.int32(0))
+
+    def check(problem: Problem) -> None:
+        if problem.kind != "gaussian":
+            raise ValueError(
+                "GPExact: the terms of this model are not Gaussian in the latent function with a "
+                "scale that does not depend on it; use pk.EP(), pk.CVI(), pk.HybridEP() or "
+                "pk.GPLaplace()"
+            )
+
+    return Engine(solve, lambda problem, theta, sites: _gp_exact.value(problem, theta), check=check)
+
+
+class GPMethod(Inference):
+    """A Gaussian process by one of five engines, hyperparameters at the optimum of its evidence.
+
+    Abstract: the final classes `EP`, `CVI`, `HybridEP`, `GPLaplace` and `GPExact` say which
+    engine it is.
+
+    Attributes:
+        power: EP's power (other engines: 1).
+        damping: the step of EP's and CVI's updates at the most.
+        objective: what the hyperparameters maximise, ``"map"`` or ``"ml2"``.
+    """
+
+    draws: int
+    damping: float
+    tolerance: float
+    objective: str = eqx.field(static=True)
+    power: float = eqx.field(static=True)
+    starts: int = eqx.field(static=True)
+    screen: int = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+
+    def __init__(self, options: Options, power: float = 1.0, damping: float = 1.0):
+        self.power, self.damping = power, damping
+        self.draws, self.objective, self.starts = options.draws, options.objective, options.starts
+        self.screen, self.max_steps = options.screen, options.max_steps
+        self.tolerance = options.tolerance
+
+    @property
+    @abc.abstractmethod
+    def engine(self) -> Engine:
+        """The engine's functions."""
+
+    @property
+    def chains(self) -> int:
+        return self.starts
+
+    @property
+    def num_steps(self) -> int:
+        return self.max_steps + self.screen
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("gaussian_latent",)
+
+    def init(self, key: Array, target: Target) -> dict[str, Array]:
+        self.engine.check(Problem.of(target))
+        return _learning.init(key, target, self.screen)
+
+    def step(
+        self, key: Array, target: Target, state: dict[str, Array], batch: Batch | None, t: Array
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        return _learning.step(target, state, self.engine, self.objective)
+
+    def terminate(self, state: dict[str, Array], info: dict[str, Array]) -> tuple[Array, Array]:
+        return _learning.terminate(state, self.tolerance)
+
+    def finish(
+        self, key: np.ndarray, target: Target, state: Any, history: dict[str, np.ndarray]
+    ) -> Approximation:
+        return _learning.finish(target, state, history, int(self.draws), type(self).__name__)
+
+
+class EP(GPMethod):
+    """Expectation propagation for a Gaussian process, with its hyperparameters.
+
+    Args:
+        draws: draws that stand for the result.
+        power: 1 is EP; smaller powers lie between EP and variational inference.
+        damping: share of an update that is taken; it is halved by itself where sites oscillate.
+        objective: ``"map"`` maximises log evidence plus log prior of the hyperparameters (in the
+            unconstrained space), ``"ml2"`` the log evidence alone.
+        starts: searches for hyperparameters; the best is kept.
+        screen: random points that each search chooses its start from.
+        max_steps: evaluations of the evidence at the most, a search.
+        tolerance: a search ends when less than this is to be gained, in nats.
+
+    Raises:
+        TypeError, ValueError: a misspelt option or one out of range.
+
+    Example:
+        >>> import probkit as pk
+        >>> pk.EP(damping=0.5).chains
+        2
+    """
+
+    def __init__(
+        self,
+        draws: int = 500,
+        power: float = 1.0,
+        damping: float = 0.8,
+        objective: str = "map",
+        starts: int = 2,
+        screen: int = 4,
+        max_steps: int = 100,
+        tolerance: float = 1e-5,
+        **unknown: Any,
+    ):
+        check_options("EP", unknown, ("power", "damping", *_learning.OPTIONS))
+        options = Options.checked("EP", draws, objective, starts, screen, max_steps, tolerance)
+        a = check_between("EP(power)", power, 0.0, 1.0 + 1e-12)
+        most = check_between("EP(damping)", damping, 0.0, 1.0 + 1e-12)
+        GPMethod.__init__(self, options, a, most)
+
+    @property
+    def engine(self) -> Engine:
+        return ep_engine(self.power, self.damping)
+
+
+class CVI(GPMethod):
+    """Variational inference for a Gaussian process by natural gradients (dual parameters).
+
+    The Gaussian with the largest evidence lower bound; for Gaussian terms it is exact after one
+    step. Options as for `EP`; ``step`` is the natural gradient's, halved where sites oscillate.
+
+    Raises:
+        TypeError, ValueError: a misspelt option or one out of range.
+
+    Example:
+        >>> import probkit as pk
+        >>> pk.CVI(objective="ml2").objective
+        'ml2'
+    """
+
+    def __init__(
+        self,
+        draws: int = 500,
+        step: float = 1.0,
+        objective: str = "map",
+        starts: int = 2,
+        screen: int = 4,
+        max_steps: int = 100,
+        tolerance: float = 1e-5,
+        **unknown: Any,
+    ):
+        check_options("CVI", unknown, ("step", *_learning.OPTIONS))
+        options = Options.checked("CVI", draws, objective, starts, screen, max_steps, tolerance)
+        most = check_between("CVI(step)", step, 0.0, 1.0 + 1e-12)
+        GPMethod.__init__(self, options, damping=most)
+
+    @property
+    def engine(self) -> Engine:
+        return cvi_engine(self.damping)
+
+
+class HybridEP(GPMethod):
+    """Variational inference for the function, EP's log evidence for the hyperparameters.
+
+    The sites are CVI's at every step; the hyperparameters follow EP's energy at those sites,
+    differentiated with the sites frozen, and end at the root of that derivative. Options as for
+    `CVI`.
+
+    Raises:
+        TypeError, ValueError: a misspelt option or one out of range.
+
+    Example:
+        >>> import probkit as pk
+        >>> pk.HybridEP().requires
+        ('gaussian_latent',)
+    """
+
+    def __init__(
+        self,
+        draws: int = 500,
+        step: float = 1.0,
+        objective: str = "map",
+        starts: int = 2,
+        screen: int = 4,
+        max_steps: int = 100,
+        tolerance: float = 1e-5,
+        **unknown: Any,
+    ):
+        check_options("HybridEP", unknown, ("step", *_learning.OPTIONS))
+        options = Options.checked(
+            "HybridEP", draws, objective, starts, screen, max_steps, tolerance
+        )
+        most = check_between("HybridEP(step)", step, 0.0, 1.0 + 1e-12)
+        GPMethod.__init__(self, options, damping=most)
+
+    @property
+    def engine(self) -> Engine:
+        return hybrid_engine(self.damping)
+
+
+class GPLaplace(GPMethod):
+    """Laplace's approximation in the function, at the optimum of its evidence for the rest.
+
+    Unlike `Laplace`, which is a normal over everything at the joint mode, hyperparameters are
+    chosen by a log evidence in which the function is integrated out. Options as for `EP`.
+
+    Raises:
+        TypeError, ValueError: a misspelt option or one out of range.
+
+    Example:
+        >>> import probkit as pk
+        >>> pk.GPLaplace(starts=4).chains
+        4
+    """
+
+    def __init__(
+        self,
+        draws: int = 500,
+        objective: str = "map",
+        starts: int = 2,
+        screen: int = 4,
+        max_steps: int = 100,
+        tolerance: float = 1e-5,
+        **unknown: Any,
+    ):
+        check_options("GPLaplace", unknown, _learning.OPTIONS)
+        options = Options.checked(
+            "GPLaplace", draws, objective, starts, screen, max_steps, tolerance
+        )
+        GPMethod.__init__(self, options)
+
+    @property
+    def engine(self) -> Engine:
+        return laplace_engine()
+
+
+class GPExact(GPMethod):
+    """A Gaussian process with Gaussian noise: exact in the function, an optimum in the rest.
+
+    Options as for `EP`.
+
+    Raises:
+        TypeError, ValueError: a misspelt option or one out of range; at fitting, terms that are
+            not Gaussian in the latent function.
+
+    Example:
+        >>> import probkit as pk
+        >>> pk.GPExact().requires
+        ('gaussian_latent',)
+    """
+
+    def __init__(
+        self,
+        draws: int = 500,
+        objective: str = "map",
+        starts: int = 2,
+        screen: int = 4,
+        max_steps: int = 100,
+        tolerance: float = 1e-5,
+        **unknown: Any,
+    ):
+        check_options("GPExact", unknown, _learning.OPTIONS)
+        options = Options.checked("GPExact", draws, objective, starts, screen, max_steps, tolerance)
+        GPMethod.__init__(self, options)
+
+    @property
+    def engine(self) -> Engine:
+        return exact_engine()

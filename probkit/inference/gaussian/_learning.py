@@ -1,0 +1,225 @@
+r"""Hyperparameters by maximising an engine's log evidence: what all engines' methods share.
+
+    theta* = argmax log Z(theta)                          (``objective="ml2"``)
+    theta* = argmax log Z(theta) + log p(theta)           (``objective="map"``)
+
+with ``log p`` in the unconstrained space, log Jacobian included. From a bad start even an exact
+evidence leads to a useless optimum (a length scale so short that the data are noise), so each
+search begins at the best of several random points, and there can be several searches; the best end
+is kept. ``theta`` is a point: its own uncertainty is not in the result.
+
+Every step of a search is one evaluation: the prior's covariance, the engine's sites from where they
+were, the energy and its derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probkit.core import Approximation, Status, Target, check_between, check_choice, check_count
+from probkit.core._check import Check
+from probkit.core._programs import compiled
+from probkit.inference.gaussian._conditioning import Prior, Sites
+from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, Found
+from probkit.inference.gaussian._lbfgs import Search, advance, begin
+from probkit.inference.gaussian._posterior import approximation, summarise
+from probkit.inference.gaussian._problem import WALL, Problem
+
+OPTIONS = ("draws", "objective", "starts", "screen", "max_steps", "tolerance")
+_BYTES = 12  # matrices of n x n doubles alive at once, about
+_REFUSED = 12
+#: Residuals of the sites while starts are compared, and afterwards. (The energies of EP and CVI are
+#: stationary in the sites: a residual r costs r^2 in them, and r in their derivatives.)
+_ROUGH, _FINE = 1e-2, 1e-6
+
+
+class Engine(NamedTuple):
+    """The two functions of an engine.
+
+    Attributes:
+        solve: ``(problem, theta, prior, start, tolerance) -> Found``: its sites.
+        value: ``(problem, theta, sites) -> scalar``, with the derivative that is meant.
+        root: whether the derivative is not that of the value (sites are frozen in it).
+        check: raises where the engine cannot do the problem.
+    """
+
+    solve: Callable[[Problem, Array, Prior, Sites, Array], Found]
+    value: Callable[[Problem, Array, Sites], Array]
+    root: bool = False
+    check: Callable[[Problem], None] = lambda problem: None
+
+
+class Options(NamedTuple):
+    """Checked values of the options that all engines share."""
+
+    draws: int
+    objective: str
+    starts: int
+    screen: int
+    max_steps: int
+    tolerance: float
+
+    @staticmethod
+    def checked(
+        name: str,
+        draws: Any,
+        objective: Any,
+        starts: Any,
+        screen: Any,
+        max_steps: Any,
+        tolerance: Any,
+    ) -> Options:
+        """The options of the method ``name``, or an error that names the wrong one."""
+        check_choice(f"{name}(objective)", objective, ("map", "ml2"))
+        return Options(
+            check_count(f"{name}(draws)", draws),
+            str(objective),
+            check_count(f"{name}(starts)", starts),
+            check_count(f"{name}(screen)", screen),
+            check_count(f"{name}(max_steps)", max_steps),
+            check_between(f"{name}(tolerance)", tolerance, 0.0, 1.0),
+        )
+
+
+def init(key: Array, target: Target, screen: int, max_bytes: float | None = None) -> dict:
+    """The state of one search: points to look at, and sites to start from."""
+    problem = Problem.of(target)
+    _check_memory(problem.latent.size, max_bytes)
+    latent, dtype = problem.latent, target.dtype
+    points = [latent.start(k, target.arrays) for k in jax.random.split(key, screen)]
+    candidates = jnp.stack(points).astype(dtype)
+    flat = jnp.zeros(latent.size, dtype)
+    state = {f"search_{k}": v for k, v in begin(candidates)._asdict().items()}
+    sites = {"l1": flat, "l2": flat}
+    inner = {"residual": jnp.asarray(jnp.inf, dtype), "reason": jnp.int32(0)}
+    return {**state, **sites, **inner, "candidates": candidates, "log_z": flat[0]}
+
+
+def step(
+    target: Target, state: dict, engine: Engine, objective: str
+) -> tuple[dict, dict[str, Array]]:
+    """One evaluation at the trial point, and the next trial."""
+    problem = Problem.of(target)
+    at = Search(**{k: state[f"search_{k}"] for k in Search._fields})
+    candidates = state["candidates"]
+    cold = at.looks < candidates.shape[0]
+
+    def loss(theta: Array) -> tuple[Array, tuple[Found, Array]]:
+        theta0 = jax.lax.stop_gradient(theta)
+        prior = problem.prior(theta0)
+        flat = problem.start(theta0, prior)
+        warm = Sites(state["l1"], state["l2"])
+        known = problem.kind == "gaussian"
+        start = flat if known else jax.tree.map(lambda a, b: jnp.where(cold, a, b), flat, warm)
+        precise = jnp.where(cold, _ROUGH, _FINE)
+        found = jax.lax.stop_gradient(engine.solve(problem, theta0, prior, start, precise))
+        log_z = engine.value(problem, theta, found.sites)
+        total = log_z - problem.penalty(theta)
+        if objective == "map":
+            total += problem.latent.log_prior(theta, problem.arrays)
+        return -total, (found, log_z)
+
+    (value, (found, log_z)), slope = jax.value_and_grad(loss, has_aux=True)(at.trial)
+    value = jnp.where(found.reason == NOT_FINITE, jnp.inf, value)
+    new, taken = advance(at, value, slope, candidates, engine.root)
+    pick = lambda a, b: jnp.where(taken, a, b)  # noqa: E731
+    out = {f"search_{k}": v for k, v in new._asdict().items()}
+    out |= {
+        "l1": pick(found.sites.l1, state["l1"]),
+        "l2": pick(found.sites.l2, state["l2"]),
+        "residual": pick(found.residual, state["residual"]),
+        "reason": pick(found.reason, state["reason"]),
+        "log_z": pick(log_z, state["log_z"]),
+        "candidates": candidates,
+    }
+    return out, {"objective": -new.value, "site_steps": found.steps, "gain": new.gain}
+
+
+def terminate(state: dict, tolerance: Array | float) -> tuple[Array, Array]:
+    """Done when the quadratic model promises less than ``tolerance``, or no step is left."""
+    searching = state["search_looks"] >= state["candidates"].shape[0]
+    lost = searching & ~jnp.isfinite(state["search_value"])
+    flat = state["search_gain"] < tolerance
+    stuck = state["search_refused"] >= _REFUSED
+    code = jnp.where(lost, int(Status.NONFINITE), int(Status.OK)).astype(jnp.int32)
+    return (searching & (flat | stuck)) | lost, code
+
+
+def finish(target: Target, state: dict, history: dict, draws: int, name: str) -> Approximation:
+    """The best search's end as a distribution over the model's own space."""
+    best = int(np.nanargmin(state["search_value"]))
+    pick = {k: np.asarray(v[best]) for k, v in state.items()}
+    theta, dtype = pick["search_x"], pick["search_x"].dtype
+    params = {"theta": theta, "l1": pick["l1"], "l2": pick["l2"], "arrays": target.arrays}
+    args = (params,)
+    program = compiled(
+        target.program, "gp_summary", name, lambda p: summarise(target.program, p), args
+    )
+    figures = {k: np.asarray(v) for k, v in program(*args).items()}
+    ends = -state["search_value"]
+    stats = {
+        "log_evidence": float(pick["log_z"]),
+        "elpd_loo": float(np.sum(figures["loo"])),
+        "loo_i": figures["loo"],
+        "f_mean": figures["mean"],
+        "f_sd": figures["sd"],
+        "site_shift": pick["l1"],
+        "site_precision": pick["l2"],
+        "theta": theta,
+        "steps": history["objective"].shape[1],
+        "site_steps": int(np.sum(history["site_steps"])),
+        "site_residual": float(pick["residual"]),
+        "gain_left": float(pick["search_gain"]),
+        "starts": len(ends),
+        "starts_at_best": int(np.sum(np.abs(ends - ends[best]) < 0.1)),
+    }
+    checks = _checks(pick, theta, stats, np.finfo(dtype).eps)
+    converged = pick["reason"] == CONVERGED and (stats["gain_left"] < 0.01)
+    status = Status.OK if converged else Status.MAX_STEPS
+    if not (np.isfinite(stats["log_evidence"]) and np.all(np.isfinite(figures["mean"]))):
+        status = Status.NONFINITE
+    return approximation(target, params, draws, stats, checks, status)
+
+
+def _checks(pick: dict, theta: np.ndarray, stats: dict, eps: float) -> tuple[Check, ...]:
+    """What the search itself can say about its result."""
+    residual, gain = stats["site_residual"], stats["gain_left"]
+    limit = max(1e-4, 1e3 * float(eps))
+    ok = bool(residual < limit)
+    words = "the sites did not settle: use less damping (a smaller step), or pk.NUTS()"
+    sites = Check("sites", ok, residual, limit, "", "" if ok else words)
+    ok = bool(gain < 0.01)
+    words = "the search for hyperparameters was cut off: allow more max_steps, or more starts"
+    search = Check("hyperparameters", ok, gain, 0.01, "", "" if ok else words)
+    far = float(np.max(np.abs(theta), initial=0.0))
+    ok = far < WALL
+    words = (
+        "a hyperparameter ran to the edge of its range: the data do not bound it (separable "
+        "classes, a constant outcome, or duplicate rows); give it an informative prior"
+    )
+    return sites, search, Check("range", ok, far, WALL, "", "" if ok else words)
+
+
+def _check_memory(n: int, most: float | None) -> None:
+    """Raise where some matrices of the size of the covariance do not fit in memory."""
+    import os
+
+    if most is None:
+        try:
+            most = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        except (AttributeError, OSError, ValueError):
+            return  # a system that does not tell: nothing to compare with
+    need = 8.0 * _BYTES * n**2
+    if need > most:
+        raise ValueError(
+            f"a dense Gaussian process of {n} rows needs about {need / 1e9:.0f} GB, and this "
+            f"machine has {most / 1e9:.0f} GB: fit a subset of at most "
+            f"{int((most / 8.0 / _BYTES) ** 0.5)} rows, or replace pk.gp by a model with fewer "
+            "basis functions than rows"
+        )

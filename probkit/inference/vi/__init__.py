@@ -1,0 +1,1 @@
+"""Variational inference: families, objectives, the automatic stop, and the methods made of them."""

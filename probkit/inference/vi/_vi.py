@@ -1,0 +1,335 @@
+r"""Variational inference by stochastic gradients, with a start and a stop of its own.
+
+``q`` maximises an objective, by default the evidence lower bound
+
+    ELBO(q) = E_q[log p(z, y) - log q(z)] = log p(y) - KL(q || p(z | y)),
+
+by Adam on reparameterised draws. The start (`_start`) is a Gaussian found by Newton's method; it
+makes the coordinates in which one step size suits all targets. The stop (`_stop`) compares averages
+with the best fit so far. Families, objectives and gradients are in files of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probkit.core import (
+    Approximation,
+    Batch,
+    Batches,
+    Inference,
+    Status,
+    Target,
+    check_between,
+    check_choice,
+    check_count,
+    check_options,
+)
+from probkit.inference.vi._auto import escalated
+from probkit.inference.vi._engine import BLOCK, Recipe, block
+from probkit.inference.vi._families import FAMILIES, Shape, family_named
+from probkit.inference.vi._family import Family
+from probkit.inference.vi._finish import approximation
+from probkit.inference.vi._objectives import ALLOWED, GRADIENTS, OBJECTIVES
+from probkit.inference.vi._scale_maps import SCALE_MAPS
+from probkit.inference.vi._start import LARGEST_DENSE, gaussian_start
+from probkit.inference.vi._stop import MOST_BAD, judge
+
+_OPTIONS = (
+    "family",
+    "objective",
+    "gradient",
+    "scale",
+    "draws",
+    "starts",
+    "particles",
+    "max_steps",
+    "tolerance",
+    "step_size",
+    "samples",
+    "alpha",
+    "tempering",
+    "batch_size",
+    "dim",
+    "rank",
+    "components",
+    "df",
+    "layers",
+    "width",
+)
+_WINDOW = 4
+
+
+class VI(Inference):
+    """Variational inference: the best member of a family of distributions.
+
+    Args:
+        family: "flow" (affine couplings that start as a Gaussian; they are left out where the
+            Gaussian is right already), "meanfield", "fullrank", "lowrank", "structured" (sparse
+            as the model's graph), "student_t", "laplace" (the start itself), "mixture",
+            "coupling" and "autoregressive" (flowjax's), or "auto": the first of mean-field, low
+            rank, full rank and flow that passes its checks.
+        objective: "elbo", "iwelbo", "renyi" or "forward_kl".
+        gradient: "stl" (path), "reparam", "dreg" (for "iwelbo") or "score"; the best that the
+            objective has by default.
+        scale: the map to the scales of Gaussian families: "linear" (with a proximal step where
+            the gradient is "reparam"), "softplus" or "exp".
+        draws: draws that stand for the approximation in the posterior.
+        starts: independent fits; the best is kept, and their agreement is reported.
+        particles: draws a step.
+        max_steps: optimiser steps at the most; the stop needs far fewer, or the status says so.
+        tolerance: nats that a window of steps has to gain.
+        step_size: the first step size, in units of the start's sds; None chooses.
+        samples: draws in each bound of "iwelbo" and "renyi".
+        alpha: order of the Renyi bound, below 1.
+        tempering: steps over which the log density is raised from a hundredth to all of itself.
+        batch_size: rows of a mini-batch; None takes all rows.
+        dim: the dim whose rows are drawn; None takes that of the observed variable.
+        rank, components, df, layers, width: of the families "lowrank", "mixture", "student_t"
+            (degrees of freedom) and the flows.
+
+    Raises:
+        TypeError, ValueError: a misspelt option, a number out of range, or options that do not
+            go together.
+
+    Example:
+        >>> import probkit as pk
+        >>> pk.VI(family="meanfield", max_steps=2000).num_steps
+        40
+    """
+
+    draws: int
+    max_steps: int
+    tolerance: float
+    step_size: float
+    alpha: float
+    tempering: float
+    starts: int = eqx.field(static=True)
+    recipe: Recipe = eqx.field(static=True)
+    family: str = eqx.field(static=True)
+    shape: Shape = eqx.field(static=True)
+    batch_size: int | None = eqx.field(static=True)
+    dim: str | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        family: str = "flow",
+        objective: str = "elbo",
+        gradient: str | None = None,
+        scale: str = "linear",
+        draws: int = 4000,
+        starts: int = 1,
+        particles: int = 16,
+        max_steps: int = 20_000,
+        tolerance: float = 0.005,
+        step_size: float | None = None,
+        samples: int = 8,
+        alpha: float = 0.5,
+        tempering: int = 0,
+        batch_size: int | None = None,
+        dim: str | None = None,
+        rank: int = 4,
+        components: int = 4,
+        df: float = 5.0,
+        layers: int = 4,
+        width: int = 32,
+        **unknown: Any,
+    ):
+        check_options("VI", unknown, _OPTIONS)
+        check_choice("VI(family)", family, FAMILIES)
+        check_choice("VI(objective)", objective, OBJECTIVES)
+        check_choice("VI(scale)", scale, SCALE_MAPS)
+        gradient = ALLOWED[objective][0] if gradient is None else gradient
+        check_choice("VI(gradient)", gradient, GRADIENTS)
+        if gradient not in ALLOWED[objective]:
+            raise ValueError(
+                f"VI(gradient={gradient!r}): the objective {objective!r} has no such gradient; "
+                f"choose one of {', '.join(map(repr, ALLOWED[objective]))}"
+            )
+        self.draws = check_count("VI(draws)", draws)
+        self.starts = check_count("VI(starts)", starts)
+        self.max_steps = check_count("VI(max_steps)", max_steps)
+        self.tolerance = check_between("VI(tolerance)", tolerance, 0.0, math.inf)
+        self.alpha = check_between("VI(alpha)", alpha, -math.inf, 1.0)
+        self.tempering = float(check_count("VI(tempering)", tempering, least=0))
+        self.batch_size = None if batch_size is None else check_count("VI(batch_size)", batch_size)
+        self.dim = dim
+        self.family = family
+        self.shape = Shape(
+            scale=scale,
+            rank=check_count("VI(rank)", rank),
+            components=check_count("VI(components)", components, least=2),
+            df=check_between("VI(df)", df, 0.0, math.inf),
+            layers=check_count("VI(layers)", layers),
+            width=check_count("VI(width)", width),
+        )
+        made = family_named(family, self.shape)
+        self.recipe = _recipe(made, family, objective, gradient, scale, particles, samples)
+        if objective == "iwelbo":
+            self.alpha = 0.0  # Renyi's bound of order 0 is the importance-weighted one
+        first = 0.01 if family in ("flow", "coupling", "autoregressive") else 0.03
+        given = step_size if step_size is not None else first
+        self.step_size = check_between("VI(step_size)", given, 0.0, math.inf)
+
+    @property
+    def chains(self) -> int:
+        return self.starts
+
+    @property
+    def num_steps(self) -> int:
+        return 0 if self.family == "laplace" else -(-int(self.max_steps) // BLOCK)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("latents",) if self.batch_size is None else ("latents", "likelihood")
+
+    @property
+    def batches(self) -> Batches | None:
+        if self.batch_size is None:
+            return None
+        return Batches(self.batch_size, self.dim, per_step=BLOCK)
+
+    @property
+    def density_only(self) -> bool:
+        return True
+
+    # -- the contract -------------------------------------------------------------------------
+
+    def init(self, key: Array, target: Target) -> dict[str, Any]:
+        first, second = jax.random.split(key)
+        recipe, size = self.recipe, target.program.flat.size
+        recipe.family.check_size(size)
+        dense = recipe.family.dense and size <= LARGEST_DENSE
+        frame = gaussian_start(first, target, dense, self.starts == 1)
+        known = {k: frame.pop(k) for k in ("lp", "precision", "pattern") if k in frame}
+        zero = jnp.zeros((), target.dtype)
+        start = {"w": jnp.zeros(size, target.dtype), **known}
+        params = recipe.family.init(second, start)
+        blank = jax.tree.map(jnp.zeros_like, params)
+        return {
+            "frame": frame,
+            "params": params,
+            "best": params,
+            "m": blank,
+            "v": blank,
+            "sum": blank,
+            "terms": zero,
+            "count": zero,
+            "rate": self._number(target, self.step_size),
+            "value": zero,
+            # Of the best fit; known from the first comparison on.
+            "figures": {k: zero + jnp.inf for k in ("value", "se", "half_variance")},
+            "gain": zero,
+            "quiet": zero,
+            "window": jnp.int32(_WINDOW),
+            "inside": jnp.int32(0),
+            "bad": jnp.int32(0),
+            "lost": jnp.int32(0),
+            "trouble": start["w"],
+            "lp": known["lp"],
+            "done": jnp.asarray(False),
+        }
+
+    def _number(self, target: Target, value: Any) -> Array:
+        return jnp.asarray(value, target.dtype)
+
+    def _pairs(self, size: int) -> int:
+        if self.batch_size is not None:
+            return 256
+        return 2048 if size <= 500 else 256
+
+    def step(
+        self, key: Array, target: Target, state: dict[str, Any], batch: Batch | None, t: Array
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        first, second = jax.random.split(key)
+        numbers = {
+            "alpha": self._number(target, self.alpha),
+            "tolerance": self._number(target, self.tolerance),
+            "temper": self._number(target, self.tempering),
+            "first": (t * BLOCK).astype(target.dtype),
+            "settled": (t + 1) * BLOCK > self.tempering,
+        }
+        climbed = block(self.recipe, first, target, state, batch, numbers)
+        keep = lambda a, b: jnp.where(state["done"], a, b)  # noqa: E731
+        climbed = jax.tree.map(keep, state, climbed)
+        pairs = self._pairs(target.program.flat.size)
+        new = judge(self.recipe, second, target, climbed, numbers, pairs)
+        info = {
+            "objective": new["value"],
+            "best": new["figures"]["value"],
+            "gain": new["gain"],
+            "step_size": new["rate"],
+            "nonfinite_steps": new["lost"],
+        }
+        return new, info
+
+    def terminate(self, state: dict[str, Any], info: dict[str, Array]) -> tuple[Array, Array]:
+        none = ~jnp.isfinite(state["lp"])
+        lost = none | (state["bad"] >= MOST_BAD)
+        code = jnp.where(lost, int(Status.NONFINITE), int(Status.OK))
+        return state["done"] | none, code.astype(jnp.int32)
+
+    def finish(
+        self, key: np.ndarray, target: Target, state: Any, history: dict[str, np.ndarray]
+    ) -> Approximation:
+        made = approximation(self.recipe, self.family, target, state, int(self.draws))
+        if self.family == "auto":
+            return escalated(self, key, target, made)
+        return made
+
+
+def _recipe(
+    family: Family,
+    name: str,
+    objective: str,
+    gradient: str,
+    scale: str,
+    particles: Any,
+    samples: Any,
+) -> Recipe:
+    """The static half, once the options are known to go together."""
+    count = check_count("VI(particles)", particles, least=2)
+    group = 1
+    if objective in ("iwelbo", "renyi"):
+        group = check_count("VI(samples)", samples, least=2)
+        count = group * -(-count // group)
+    if name == "mixture":
+        if objective != "elbo" or gradient == "score":
+            raise ValueError(
+                f"VI(family='mixture'): fitted by stratified draws, which only objective='elbo' "
+                f"with gradient='stl' or 'reparam' allows; found {objective!r}, {gradient!r}"
+            )
+        parts = family.components  # type: ignore[attr-defined]
+        count = parts * -(-count // parts)
+    sparse = name in ("lowrank", "structured", "mixture", "flow", "coupling", "autoregressive")
+    prox = objective == "elbo" and gradient == "reparam" and scale == "linear" and not sparse
+    return Recipe(family, objective, gradient, count, group, prox)
+
+
+def with_family(method: VI, family: str) -> VI:
+    """The same method with another family; the step size is that family's default."""
+    recipe = method.recipe
+    return VI(
+        family=family,
+        objective=recipe.objective,
+        gradient=recipe.gradient,
+        scale=method.shape.scale,
+        draws=int(method.draws),
+        starts=method.starts,
+        particles=recipe.particles,
+        max_steps=int(method.max_steps),
+        tolerance=float(method.tolerance),
+        samples=max(recipe.group, 2),
+        alpha=float(method.alpha),
+        tempering=int(method.tempering),
+        batch_size=method.batch_size,
+        dim=method.dim,
+        **{k: v for k, v in vars(method.shape).items() if k != "scale"},
+    )

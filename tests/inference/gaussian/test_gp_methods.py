@@ -1,0 +1,120 @@
+"""The methods on declared models: one token changes the engine, the Posterior is the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import probkit as pk
+from probkit.core import Status
+from probkit.inference.gaussian._learning import _check_memory
+from probkit.inference.gaussian._posterior import log_predictive, predict_latent
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-3, 3, size=40)
+Y = np.sin(2 * X) + 0.3 * RNG.normal(size=40)
+
+regression = pk.Model(
+    sd=pk.dist.LogNormal(0, 1),
+    length=pk.dist.LogNormal(0, 1),
+    noise=pk.dist.LogNormal(-1, 1),
+    f=pk.gp(lambda sd, length: sd**2 * pk.kernels.RBF(length), at="x"),
+    y=pk.rv(lambda f, noise: pk.dist.Normal(f, noise), dims="row"),
+)
+classes = pk.Model(
+    sd=pk.dist.LogNormal(0, 1),
+    length=pk.dist.LogNormal(0, 1),
+    f=pk.gp(lambda sd, length: sd**2 * pk.kernels.Matern52(length), at="x"),
+    y=pk.rv(lambda f: pk.BernoulliProbit(f), dims="row"),
+)
+
+
+def fit(model, y, method, **more):
+    return pk.fit(model, {"x": X, "y": y}, method=method, progress=False, **more)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return fit(regression, Y, pk.GPExact())
+
+
+def test_exact_against_scikit_learn(exact):
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    sd, length, noise = np.exp(exact.approximation.stats["theta"])
+    kernel = ConstantKernel(sd**2) * RBF(length) + WhiteKernel(noise**2)
+    peer = GaussianProcessRegressor(kernel, optimizer=None, alpha=0.0).fit(X[:, None], Y)
+    assert abs(peer.log_marginal_likelihood_value_ - exact.approximation.log_evidence) < 1e-8
+    new = np.linspace(-4, 4, 7)
+    target = regression.bind({"x": new, "y": np.zeros(7)})
+    mean, var = predict_latent(exact.target, exact.approximation, target)
+    peer_mean, peer_sd = peer.predict(new[:, None], return_std=True)
+    np.testing.assert_allclose(mean, peer_mean, atol=1e-8)
+    np.testing.assert_allclose(var + noise**2, peer_sd**2, atol=1e-8)
+
+
+def test_exact_leave_one_out(exact):
+    sd, length, noise = np.exp(exact.approximation.stats["theta"])
+    K = sd**2 * np.exp(-0.5 * ((X[:, None] - X) / length) ** 2) + noise**2 * np.eye(40)
+    inverse = np.linalg.inv(K)
+    var = 1 / np.diag(inverse)
+    gap = (inverse @ Y) * var
+    truth = -0.5 * np.log(2 * np.pi * var) - 0.5 * gap**2 / var
+    np.testing.assert_allclose(exact.approximation.stats["loo_i"], truth, atol=1e-8)
+
+
+def test_draws_have_the_moments(exact):
+    stats = exact.approximation.stats
+    f = exact.values["f"][0]
+    # 40 means of 500 draws: each within 5 standard errors (false alarms below 1e-4).
+    assert np.all(np.abs(f.mean(0) - stats["f_mean"]) < 5 * stats["f_sd"] / np.sqrt(500))
+    assert np.all(np.abs(f.std(0) / stats["f_sd"] - 1) < 5 / np.sqrt(1000))
+    assert exact.status is Status.OK and exact.check().ok
+    assert "f" in exact.to_arviz().posterior
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [pk.EP, pk.CVI, pk.HybridEP, pk.GPLaplace])
+def test_all_engines_agree_on_gaussian_terms(exact, method):
+    found = fit(regression, Y, method())
+    assert abs(found.approximation.log_evidence - exact.approximation.log_evidence) < 1e-7
+    np.testing.assert_allclose(
+        found.approximation.stats["theta"], exact.approximation.stats["theta"], atol=1e-3
+    )
+
+
+def test_classification_and_held_out_density():
+    y = (np.sin(2 * X) + 0.3 * RNG.normal(size=40) > 0).astype(int)
+    found = fit(classes, y, pk.EP(draws=50))
+    assert found.status is Status.OK
+    assert found.approximation.stats["elpd_loo"] > 40 * np.log(0.5)
+    new = classes.bind({"x": X, "y": y})
+    assert np.mean(log_predictive(found.target, found.approximation, new)) > np.log(0.6)
+
+
+def test_exact_refuses_other_terms():
+    with pytest.raises(ValueError, match=r"pk\.EP\(\)"):
+        fit(classes, (Y > 0).astype(int), pk.GPExact())
+
+
+def test_bad_options():
+    with pytest.raises(TypeError, match="damping"):
+        pk.EP(dampin=0.5)
+    with pytest.raises(ValueError, match="objective"):
+        pk.CVI(objective="mle")
+    with pytest.raises(ValueError, match="starts"):
+        pk.HybridEP(starts=0)
+    with pytest.raises(ValueError, match="step"):
+        pk.CVI(step=1.5)
+
+
+def test_models_without_a_process_are_refused():
+    model = pk.Model(a=pk.dist.Normal(0, 1), y=pk.rv(lambda a: pk.dist.Normal(a, 1), dims="row"))
+    with pytest.raises(ValueError, match="gaussian_latent"):
+        pk.fit(model, {"y": Y}, method=pk.EP(), progress=False)
+
+
+def test_too_many_rows_say_what_to_do():
+    with pytest.raises(ValueError, match="at most 1020 rows"):
+        _check_memory(100_000, 1e8)

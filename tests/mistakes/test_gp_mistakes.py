@@ -1,0 +1,177 @@
+"""Mistakes with Gaussian processes: an error says where, what, and what to do about it."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import probkit as pk
+from probkit import dist
+from tests.mistakes.table import Corpus, Mistake
+
+CORPUS = Corpus()
+X = np.array([0.0, 0.4, 1.1, 1.9, 2.5, 2.7])
+Y = np.array([0.3, 0.5, 1.4, 0.9, 1.0, 1.6])
+DATA = {"x": X, "y": Y}
+
+
+def model(process: Any = None, value: Any = None) -> pk.Model:
+    process = (
+        pk.gp(lambda scale: pk.kernels.Matern52(scale), at="x") if process is None else process
+    )
+    value = (lambda f: dist.Normal(f, 0.3)) if value is None else value
+    return pk.Model(scale=dist.LogNormal(0, 1), f=process, y=pk.rv(value, dims="row"))
+
+
+@functools.cache
+def fitted() -> pk.Posterior:
+    fixed = model(pk.gp(pk.kernels.Matern52(), at="x"))
+    return pk.fit(fixed.do(scale=1.0), DATA, method=pk.ExactGaussian(draws=10), progress=False)
+
+
+@CORPUS.row("kernel_fn", "found str", "function whose parameters are its parents")
+def name_of_a_kernel() -> Any:
+    return pk.gp("rbf", at="x")
+
+
+@CORPUS.row("pk.gp", "name of the column", "at='x'")
+def no_inputs() -> Any:
+    return pk.gp(pk.kernels.RBF())
+
+
+@CORPUS.row("precision", "found 'doubel'", "Did you mean 'double'")
+def misspelt_precision() -> Any:
+    return pk.gp(pk.kernels.RBF(), at="x", precision="doubel")
+
+
+@CORPUS.row("'f'", "parent 'scal'", "Did you mean 'scale'")
+def misspelt_parent_of_the_kernel() -> Any:
+    return model(pk.gp(lambda scal: pk.kernels.RBF(scal), at="x")).bind(DATA)
+
+
+@CORPUS.row("'f'", "parent 'xx'", "Did you mean 'x'")
+def misspelt_column_of_inputs() -> Any:
+    return model(pk.gp(pk.kernels.RBF(), at="xx")).bind(DATA)
+
+
+@CORPUS.row("'f'", "found shape", "sum over the points' coordinates")
+def kernel_of_one_coordinate_at_points_of_two() -> Any:
+    squared = pk.gp(lambda scale: lambda a, b: jnp.exp(-((a - b) ** 2) / scale), at=["x", "t"])
+    return model(squared).bind({**DATA, "t": X})
+
+
+@CORPUS.row("'f'", "coordinates", r"at=\[")
+def kernel_of_two_coordinates_at_points_of_one() -> Any:
+    return model(pk.gp(pk.kernels.Columns(pk.kernels.RBF(), [0, 1]), at="x")).bind(DATA)
+
+
+@CORPUS.row("'f'", "found Array|found Tracer|found .*Tracer", "function of two points")
+def number_in_place_of_a_kernel() -> Any:
+    return model(pk.gp(lambda scale: 2.0 * scale, at="x")).bind(DATA)
+
+
+@CORPUS.row("'f'", r"found shape \(2,\)", "one a row of x")
+def mean_of_another_length() -> Any:
+    return model(pk.gp(pk.kernels.RBF(), at="x", mean=lambda: jnp.zeros(2))).bind(DATA)
+
+
+@CORPUS.row("site 'y'", r"\(5,\), found batch shape \(6,\)", "change dims")
+def outcomes_of_another_length() -> Any:
+    return model().bind({"x": X, "y": Y[:5]})
+
+
+@CORPUS.row("covariate 'x'", "1 missing", "drop those rows, fill them")
+def missing_input() -> Any:
+    return model().bind({"x": np.where(X > 2.6, np.nan, X), "y": Y})
+
+
+@CORPUS.row("site 'y'", "3 observed values are outside it .*-1", "mend the data")
+def labels_of_minus_one_and_one() -> Any:
+    probit = model(value=lambda f: pk.BernoulliProbit(f))
+    return probit.bind({"x": X, "y": np.array([-1, 1, -1, 1, 1, -1])})
+
+
+@CORPUS.row("site 'f'", r"100000 points .*\d+ GiB", "subsample the rows|inducing points")
+def more_rows_than_memory() -> Any:
+    x = np.linspace(0, 1, 100_000)
+    return pk.fit(model(), {"x": x, "y": x}, method=pk.NUTS(draws=5, warmup=5), progress=False)
+
+
+@CORPUS.row("site 'f' is never finite", "no starting point", "kernel .* positive definite")
+def kernel_that_is_not_positive_definite() -> Any:
+    distance = pk.gp(lambda scale: lambda a, b: jnp.abs(a - b) / scale, at="x")
+    return pk.fit(
+        model(distance), DATA, method=pk.NUTS(draws=5, warmup=5, chains=1), progress=False
+    )
+
+
+@CORPUS.row("EP", "no Gaussian process", r"pk.gp\(")
+def engine_for_a_model_without_a_process() -> Any:
+    plain = pk.Model(mu=dist.Normal(0, 1), y=pk.rv(lambda mu: dist.Normal(mu, 1)))
+    return pk.fit(plain, {"y": Y}, method=pk.EP(), progress=False)
+
+
+@CORPUS.row("EP", "2 Gaussian processes", "add their kernels up")
+def engine_for_two_processes() -> Any:
+    two = model(value=lambda f, g: dist.Normal(f + g, 0.3))
+    two = two.extend(g=pk.gp(pk.kernels.RBF(), at="x"))
+    return pk.fit(two, DATA, method=pk.EP(), progress=False)
+
+
+@CORPUS.row("EP", "several entries of 'f'", r"pk.NUTS\(\)")
+def engine_for_observations_of_sums() -> Any:
+    summed = model(value=lambda f: dist.Normal(jnp.cumsum(f), 0.3))
+    return pk.fit(summed, DATA, method=pk.EP(), progress=False)
+
+
+@CORPUS.row("EP", "'y' has missing entries", "posterior.predict")
+def engine_for_missing_outcomes() -> Any:
+    holes = np.where(Y > 1.5, np.nan, Y)
+    return pk.fit(model(), {"x": X, "y": holes}, method=pk.EP(), progress=False)
+
+
+@CORPUS.row("GPExact", "not Gaussian", r"pk.EP\(\)")
+def exact_solve_of_labels() -> Any:
+    logit = model(value=lambda f: dist.Bernoulli(logits=f))
+    data = {"x": X, "y": (Y > 1).astype(int)}
+    return pk.fit(logit, data, method=pk.GPExact(), progress=False)
+
+
+@CORPUS.row("site 'f'", "needs all of its rows", "take all rows")
+def mini_batches_of_a_process() -> Any:
+    return pk.fit(model(), DATA, method=pk.SGLD(draws=5, batch_size=2), progress=False)
+
+
+@CORPUS.row("'f'.*'x'", "not in the new data", "add the column")
+def predicting_without_the_inputs() -> Any:
+    return fitted().predict({"z": X})
+
+
+@CORPUS.row("log_predictive", "no observed variable", "'y'")
+def scoring_without_outcomes() -> Any:
+    return fitted().log_predictive({"x": X})
+
+
+@pytest.mark.parametrize("mistake", CORPUS, ids=lambda m: m.name)
+def test_mistake(mistake: Mistake) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        mistake.make()
+    message = str(caught.value)
+    for part in ("where", "what", "remedy"):
+        pattern = getattr(mistake, part)
+        assert re.search(pattern, message, re.DOTALL), f"{part} {pattern!r} is not in:\n{message}"
+
+
+def test_what_looks_like_a_mistake_and_is_none() -> None:
+    """Equal inputs and a constant outcome: the density and its gradient are finite."""
+    target = model().bind({"x": np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1e-12]), "y": np.full(6, 2.0)})
+    with jax.enable_x64(True):
+        point = {k: jnp.asarray(v) + 0.3 for k, v in target.example.items()}
+        value, slope = jax.value_and_grad(target.log_density)(point)
+    assert np.isfinite(value) and all(np.isfinite(v).all() for v in slope.values())
