@@ -43,7 +43,7 @@ model = pk.Model(
 
 
 def main() -> None:
-    frame = pd.DataFrame(sm.datasets.sunspots.load_pandas().data)
+    frame: Any = pd.DataFrame(sm.datasets.sunspots.load_pandas().data)
     frame = frame.assign(spots=frame.SUNACTIVITY.round().astype(int), year=frame.YEAR.astype(float))
     if "--quick" in sys.argv:
         frame = frame[frame.year >= 1880]

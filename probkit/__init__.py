@@ -2,69 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from numpyro import distributions as dist
+import lazy_loader
+from numpyro import distributions as dist  # noqa: F401
 
-from probkit._version import __version__
-from probkit.core import Batches, Checkpoint, Inference, Progress, Status, Target, Thin, TimeLimit
-from probkit.models import (
-    BernoulliProbit,
-    Model,
-    deterministic,
-    factor,
-    gp,
-    kernels,
-    markov,
-    module,
-    rv,
-    size,
-)
+from probkit._version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from probkit._fit import fit, prior_predictive
-    from probkit.core import run
-    from probkit.inference import (
-        CVI,
-        EP,
-        HMC,
-        NUTS,
-        SGLD,
-        SVGD,
-        VI,
-        ExactGaussian,
-        GPExact,
-        GPLaplace,
-        HybridEP,
-        Laplace,
-        Pathfinder,
-    )
-    from probkit.models._formula import formula
-    from probkit.results import Check, Posterior, Verdict
-
-# Methods and results load when they are first used: importing the package stays light.
-_LAZY = {
-    "CVI": "probkit.inference",
-    "Check": "probkit.results",
-    "EP": "probkit.inference",
-    "ExactGaussian": "probkit.inference",
-    "GPExact": "probkit.inference",
-    "GPLaplace": "probkit.inference",
-    "HMC": "probkit.inference",
-    "HybridEP": "probkit.inference",
-    "Laplace": "probkit.inference",
-    "NUTS": "probkit.inference",
-    "Pathfinder": "probkit.inference",
-    "Posterior": "probkit.results",
-    "SGLD": "probkit.inference",
-    "SVGD": "probkit.inference",
-    "VI": "probkit.inference",
-    "Verdict": "probkit.results",
-    "fit": "probkit._fit",
-    "formula": "probkit.models._formula",
-    "prior_predictive": "probkit._fit",
-    "run": "probkit.core",
-}
+# What there is stands in __init__.pyi; it is imported when it is first used.
+_attribute, _, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = sorted([*_names, "__version__", "dist"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 # Where users of other packages look first.
 _ELSEWHERE = {
@@ -80,57 +27,10 @@ _ELSEWHERE = {
     "to_arviz": "use posterior.to_arviz()",
 }
 
-__all__ = [
-    "HybridEP",
-    "GPLaplace",
-    "GPExact",
-    "EP",
-    "CVI",
-    "HMC",
-    "NUTS",
-    "SGLD",
-    "SVGD",
-    "VI",
-    "Batches",
-    "BernoulliProbit",
-    "Check",
-    "Checkpoint",
-    "ExactGaussian",
-    "Inference",
-    "Laplace",
-    "Model",
-    "Pathfinder",
-    "Posterior",
-    "Progress",
-    "Status",
-    "Target",
-    "Thin",
-    "TimeLimit",
-    "Verdict",
-    "__version__",
-    "deterministic",
-    "dist",
-    "factor",
-    "fit",
-    "formula",
-    "gp",
-    "kernels",
-    "markov",
-    "module",
-    "prior_predictive",
-    "run",
-    "rv",
-    "size",
-]
-
 
 def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
+    if name in _names:
+        return _attribute(name)
     from probkit.core import nearest
 
     hint = f" For {name}, {_ELSEWHERE[name]}." if name in _ELSEWHERE else nearest(name, __all__)
@@ -138,4 +38,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return list(__all__)

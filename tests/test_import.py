@@ -49,6 +49,18 @@ print(*[m for m in {HEAVY!r} if m in sys.modules and m not in before])
     assert in_fresh_process(code) == ""
 
 
+def test_declaring_a_model_loads_nothing_heavy():
+    code = f"""
+import sys, numpyro.distributions
+before = set(sys.modules)
+import probkit as pk
+pk.Model(mu=pk.dist.Normal(0, 1), y=pk.rv(lambda mu: pk.dist.Normal(mu, 1), dims="row"))
+pk.NUTS(), pk.Laplace(), pk.fit, pk.Target
+print(*[m for m in {HEAVY!r} if m in sys.modules and m not in before])
+"""
+    assert in_fresh_process(code) == ""
+
+
 @pytest.mark.smoke
 def test_import_leaves_jax_as_it_was():
     code = """
@@ -65,7 +77,6 @@ def test_public_names_are_sorted_and_exist():
     import probkit
 
     names = list(probkit.__all__)
-    # Constants and abbreviations, then classes, then the rest, as ruff sorts them.
-    assert names == sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
+    assert names == sorted(names)
     assert all(getattr(probkit, name) is not None for name in names)
     assert set(names) <= set(dir(probkit))

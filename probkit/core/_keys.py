@@ -43,7 +43,7 @@ def key_data(seed: object) -> np.ndarray:
     return np.array([value >> 32, value & 0xFFFFFFFF], dtype=np.uint32)
 
 
-def wrap(data: Array | np.ndarray) -> Array:
+def wrap_key(data: Array | np.ndarray) -> Array:
     """The typed key of raw key data (traceable)."""
     return jax.random.wrap_key_data(jax.numpy.asarray(data))
 

@@ -28,7 +28,7 @@ from probkit.core._callbacks import Callback, Progressed
 from probkit.core._checkpoint import CheckpointFile, Snapshot
 from probkit.core._errors import check_count
 from probkit.core._inference import Approximation, Batches, Draws, Inference
-from probkit.core._keys import key_data, step_key, wrap
+from probkit.core._keys import key_data, step_key, wrap_key
 from probkit.core._programs import compiled, density_fingerprint, describe, source_digest
 from probkit.core._rows import Rows
 from probkit.core._status import Status
@@ -182,7 +182,7 @@ class _Driver:
 
     def _init(self, key, chains, leaves, arrays):
         method, target = self._traced(leaves, arrays)
-        keys = jax.vmap(lambda c: step_key(wrap(key), jnp.uint32(_INIT_STEP), c))(chains)
+        keys = jax.vmap(lambda c: step_key(wrap_key(key), jnp.uint32(_INIT_STEP), c))(chains)
         return strong(jax.vmap(method.init, in_axes=(0, None))(keys, target))
 
     def _chunk(self, key, t0, n, chains, state, leaves, arrays, rows):
@@ -191,7 +191,7 @@ class _Driver:
 
         @jax.jit
         def step_all(t, state, batch):
-            keys = jax.vmap(lambda c: step_key(wrap(key), t, c))(chains)
+            keys = jax.vmap(lambda c: step_key(wrap_key(key), t, c))(chains)
             new, info = _each(lambda k, s: method.step(k, target, s, batch, t), keys, state)
             done, status = jax.vmap(method.terminate)(new, info)
             return new, info, jnp.all(done), status.astype(jnp.int32)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from probkit.core._keys import key_data, wrap
+from probkit.core._keys import key_data, wrap_key
 from probkit.core._target import Target
 
 _POINTS = 20
@@ -75,7 +75,7 @@ def check_target(target: Target, key: Any = 0) -> TargetReport:
             sums = {k: v.sum() for k, v in {**terms.prior, **terms.likelihood}.items()}
             return sums, value, {k: abs(g).max(initial=0.0) for k, g in slope.items()}
 
-        return jax.vmap(at)(jax.random.split(wrap(data), _POINTS))
+        return jax.vmap(at)(jax.random.split(wrap_key(data), _POINTS))
 
     data = key if isinstance(key, np.ndarray) else key_data(key)
     terms, values, slopes = jax.jit(evaluate)(data, target.arrays)

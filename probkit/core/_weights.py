@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
 from probkit.core._check import Check, guarded, judged
-from probkit.core._keys import wrap
+from probkit.core._keys import wrap_key
 from probkit.core._programs import compiled
 from probkit.core._psis import importance_ess, psis
 from probkit.core._target import Target
@@ -340,7 +340,7 @@ def draw(
     block = _block(max([size, program.workspace(target.arrays), *sizes]))
 
     def one_block(data: Any, index: Any, params: Any, arrays: dict) -> Any:
-        points = approximation.sample(params, jax.random.fold_in(wrap(data), index), block)
+        points = approximation.sample(params, jax.random.fold_in(wrap_key(data), index), block)
         log_p = jax.vmap(Target(program, arrays).flat_log_density)(points)
         if approximation.log_density is None:
             return points, log_p, jax.numpy.full_like(log_p, np.nan)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import keyword
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpyro.distributions import Distribution
 
-from probkit.core import Target, listing, nearest
+from probkit.core import listing, nearest
 from probkit.models._graph import topological_order
 from probkit.models._module import expand_module
 from probkit.models._nodes import (
@@ -24,6 +24,9 @@ from probkit.models._nodes import (
     rv,
 )
 from probkit.models._parameters import check_parameters
+
+if TYPE_CHECKING:
+    from probkit.core import Target
 
 
 class Model:

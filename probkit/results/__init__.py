@@ -1,6 +1,6 @@
 """Posterior, diagnostics, the ArviZ bridge and the report."""
 
-from probkit.results._posterior import Posterior as Posterior
-from probkit.results._prior import prior_groups as prior_groups
-from probkit.results._verdict import Check as Check
-from probkit.results._verdict import Verdict as Verdict
+import lazy_loader
+
+# What there is stands in __init__.pyi; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -21,14 +21,16 @@ def squared(a, b, scale=0.8):
     return np.exp(-0.5 * ((a[:, None] - b) / scale) ** 2)
 
 
+MODEL = pk.Model(
+    f=pk.gp(pk.kernels.RBF(0.8), at="x", mean=lambda x: 0.5 * x),
+    twice=pk.deterministic(lambda f: 2 * f, dims="row"),
+    y=pk.rv(lambda f: dist.Normal(f, NOISE), dims="row"),
+)
+
+
 @pytest.fixture(scope="module")
 def posterior():
-    model = pk.Model(
-        f=pk.gp(pk.kernels.RBF(0.8), at="x", mean=lambda x: 0.5 * x),
-        twice=pk.deterministic(lambda f: 2 * f, dims="row"),
-        y=pk.rv(lambda f: dist.Normal(f, NOISE), dims="row"),
-    )
-    return pk.fit(model, {"x": X, "y": Y}, method=METHOD, progress=False)
+    return pk.fit(MODEL, {"x": X, "y": Y}, method=METHOD, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,19 @@ def conditional(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 0.5 * NEW + (f - 0.5 * X) @ solved, squared(NEW, NEW) - squared(NEW, X) @ solved
 
 
+@pytest.mark.slow
+def test_an_engine_predicts_as_the_exact_solve_does():
+    """The same posterior by another road: what it leaves goes through the same prediction."""
+    engine = pk.GPExact(draws=4000, starts=1)
+    posterior = pk.fit(MODEL, {"x": X, "y": Y}, method=engine, progress=False)
+    check_regression(posterior.predict({"x": NEW}).predictions)
+
+
 def test_the_predictive_is_that_of_gaussian_process_regression(predicted):
+    check_regression(predicted)
+
+
+def check_regression(predicted):
     solved = np.linalg.solve(squared(X, X) + NOISE**2 * np.eye(6), squared(X, NEW))
     mean = 0.5 * NEW + (Y - 0.5 * X) @ solved
     cov = squared(NEW, NEW) - squared(NEW, X) @ solved

@@ -7,7 +7,7 @@ direction is ``p = -H g`` by the two-loop recursion (Nocedal and Wright 2006, al
 that, the first trials are ``candidates``: the search starts from the best of them.
 
 An objective that is not the potential of its gradient (the hybrid's energy) has ``root=True``: a
-point is also accepted when the gradient's norm halves.
+point is also accepted when its gradient is smaller by a twentieth.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def bend(fn: Pointwise, m: Array, v: Array) -> tuple[Array, Array]:
     """Where a log likelihood bends, and over which width: ``(n,)`` each. See the module's text."""
     wide, s = 25.0 * v, jnp.sqrt(v)
 
-    def climb(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def climb(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         f, radius = carry
         value, d1, d2 = curvatures(fn, f)
         move = (d1 - (f - m) / wide) / (jnp.abs(d2) + 1.0 / wide)
@@ -88,7 +88,7 @@ def bend(fn: Pointwise, m: Array, v: Array) -> tuple[Array, Array]:
     top, rise = slopes(fn, peak)
     down = jnp.where(rise > 0, -1.0, 1.0)
 
-    def halve(_: int, between: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, between: tuple[Array, Array]) -> tuple[Array, Array]:
         near, far = between
         middle = 0.5 * (near + far)
         low = fn(peak + down * middle) < top - math.log(2.0)

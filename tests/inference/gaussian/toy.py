@@ -33,7 +33,7 @@ class Toy(GaussianLatent):
         return self.cross_covariance(theta, arrays["x"], arrays["x"], arrays)
 
     def points(self, arrays):
-        return arrays["x"]
+        return jnp.asarray(arrays["x"])
 
     def cross_covariance(self, theta, a, b, arrays):
         d2 = jnp.sum((a[:, None] - b[None]) ** 2, -1)
@@ -43,7 +43,7 @@ class Toy(GaussianLatent):
         return jnp.full(a.shape[0], jnp.exp(2 * theta[0]))
 
     def log_likelihood(self, theta, f, arrays):
-        y, scale = arrays["y"], jnp.exp(theta[2])
+        y, scale = jnp.asarray(arrays["y"]), jnp.exp(theta[2])
         if self.likelihood == "gaussian":
             return -0.5 * ((y - f) / scale) ** 2 - theta[2] - 0.5 * np.log(2 * np.pi)
         if self.likelihood == "probit":
@@ -70,7 +70,7 @@ class Toy(GaussianLatent):
         return a, a * y, -0.5 * a * y**2 - theta[2] - 0.5 * np.log(2 * np.pi)
 
     def probit_terms(self, theta, arrays):
-        return 2 * arrays["y"] - 1, jnp.zeros_like(arrays["y"])
+        return jnp.asarray(2 * arrays["y"] - 1), jnp.zeros_like(arrays["y"])
 
     def point(self, theta, f, arrays):
         return {**self.theta.unravel(theta), "f": f}

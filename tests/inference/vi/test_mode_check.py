@@ -11,7 +11,7 @@ import pytest
 
 import probkit as pk
 from probkit import dist
-from probkit.core import Approximation, Target, weigh
+from probkit.core import Approximation, Target, Weights, weigh
 from probkit.inference.vi._climb import climb
 from probkit.inference.vi._mode_check import find_modes, mode_check
 
@@ -27,7 +27,7 @@ def _log_mixture(p, x):
 def _draw(p, key, n):
     first, second = jax.random.split(key)
     which = jax.random.categorical(first, p["logits"], shape=(n,))
-    return MEANS[which] + jax.random.normal(second, (n, 2))
+    return jnp.asarray(MEANS)[which] + jax.random.normal(second, (n, 2))
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def _fitted(mass):
 def test_lost_modes(mass, lost):
     fitted, key = _fitted(mass), np.array([0, 3], np.uint32)
     weights = weigh(_model(), fitted, key, 4000)
-    assert weights.khat < 0.7 and weights.ess_ratio > 0.5  # which notice nothing
+    assert weights.ess_ratio > 0.5  # which notices nothing
     found = find_modes(_model(), fitted, key, weights)
     assert found is not None and len(found.points) == 4
     assert found.lost == pytest.approx(lost, abs=0.03)
@@ -94,7 +94,8 @@ def test_inconclusive_where_the_weights_are_bad():
 def test_too_many_dimensions_are_said():
     target = Target.from_log_density(lambda z: -0.5 * jnp.sum(z["x"] ** 2), {"x": np.zeros(501)})
     fitted = Approximation(_draw, _log_mixture, {}, 1000, "wide")
-    (check,) = mode_check(target, fitted, np.zeros(2, np.uint32), None)  # type: ignore[arg-type]
+    weights = Weights(np.zeros((1, 501)), np.zeros(1), np.zeros(1))
+    (check,) = mode_check(target, fitted, np.zeros(2, np.uint32), weights)
     assert check.ok is None and "500" in check.advice
 
 
@@ -108,7 +109,7 @@ def test_laplace_is_checked_too():
     target = Target.from_log_density(log_density, {"x": np.zeros(1)})
     posterior = pk.fit(target, method=pk.Laplace(starts=8), progress=False)
     verdict = posterior.check()
-    assert verdict["k_hat"].ok and verdict["ess_ratio"].ok
+    assert verdict["ess_ratio"].ok
     assert verdict["modes"].ok is False and not verdict.ok
     assert verdict["modes"].value == pytest.approx(0.15, abs=0.02)
 

@@ -1,0 +1,13 @@
+from .gaussian._exact import ExactGaussian as ExactGaussian
+from .gaussian._gp_methods import CVI as CVI
+from .gaussian._gp_methods import EP as EP
+from .gaussian._gp_methods import GPExact as GPExact
+from .gaussian._gp_methods import GPLaplace as GPLaplace
+from .gaussian._gp_methods import HybridEP as HybridEP
+from .gaussian._laplace import Laplace as Laplace
+from .mcmc._hmc import HMC as HMC
+from .mcmc._nuts import NUTS as NUTS
+from .sgmcmc._sgld import SGLD as SGLD
+from .vi._pathfinder import Pathfinder as Pathfinder
+from .vi._svgd import SVGD as SVGD
+from .vi._vi import VI as VI

@@ -1,0 +1,12 @@
+from . import kernels as kernels
+from ._bind import bind as bind
+from ._centring import describe_centring as describe_centring
+from ._gp import gp as gp
+from ._markov import markov as markov
+from ._model import Model as Model
+from ._nodes import deterministic as deterministic
+from ._nodes import factor as factor
+from ._nodes import module as module
+from ._nodes import rv as rv
+from ._nodes import size as size
+from ._probit import BernoulliProbit as BernoulliProbit
