@@ -6,6 +6,9 @@ Williams 2006, section 5.4.3): a straight line, a smooth bend of it, a season wh
 over decades, and irregularities of a year or two. Their scales are learnt from the data by
 maximising the evidence; the last years are held out and forecast.
 
+The scales are point estimates, and growth sped up after 1993: forecasts several years ahead are too
+sure of themselves. ``pk.NUTS()`` in place of ``pk.GPExact()`` averages over the scales.
+
 Run it with ``python examples/co2.py [--quick]``. It prints the verdict, what was learnt and the
 forecast against what came, and writes ``co2.png``.
 """

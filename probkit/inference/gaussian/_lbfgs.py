@@ -61,9 +61,8 @@ def advance(
     promised = jnp.dot(at.slope, at.direction) * at.length
     enough = value <= at.value + _ARMIJO * promised
     if root:
-        enough |= jnp.max(jnp.abs(slope), initial=0.0) < 0.5 * jnp.max(
-            jnp.abs(at.slope), initial=0.0
-        )
+        norms = jnp.stack([jnp.max(jnp.abs(g), initial=0.0) for g in (slope, at.slope)])
+        enough |= norms[0] < 0.95 * norms[1]
     taken = fine & jnp.where(screening, value < at.value, enough)
     moves, turns, pairs = _remember(at, slope, taken & ~screening)
     x = jnp.where(taken, at.trial, at.x)

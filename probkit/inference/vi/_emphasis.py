@@ -230,6 +230,9 @@ class DataEmphasis(Inference):
         }
         params = {"mean": place, "sd": np.where(mask, sd, 0.0).astype(place.dtype)}
         drift = abs(late["objective"].mean() - early.mean()) if early.size else np.nan
+        # What the draws' noise explains is no drift.
+        noise = 3.0 * math.sqrt((late["objective"].var() + early.var()) / tail)
+        drift = max(drift - noise, 0.0)
         return Approximation(
             sample=_sample,
             log_density=None,
@@ -251,11 +254,13 @@ class DataEmphasis(Inference):
         fit = lambda e: target.log_likelihood(flat.unravel(place + sd * e), batch)  # noqa: E731
         likelihood = jnp.mean(jax.vmap(fit)(noise))
         sites = [k for k in target.program.shapes if not _inside(k, self.weights)]
-        terms = target.terms(flat.unravel(place), batch).prior
-        hyper = sum((terms[k] for k in sites if k in terms), jnp.zeros((), place.dtype))
+        terms = target.terms(flat.unravel(place), batch)
+        hyper = sum((terms.prior[k] for k in sites if k in terms.prior), jnp.zeros((), place.dtype))
+        # (Counted here: a traced target has no labels, and so no number of data.)
+        rows = sum(v.size * terms.scale.get(k, 1.0) for k, v in terms.likelihood.items())
         spread = divergence(place[np.flatnonzero(mask)], sd)
         chosen = jnp.asarray(self.kappa, place.dtype)
-        kappa = jnp.where(chosen > 0, chosen, _kappa(target, mask))
+        kappa = jnp.where(chosen > 0, chosen, float(mask.sum()) / rows)
         value = kappa * likelihood + hyper - spread
         parts = {"objective": value, "elbo": likelihood + hyper - spread}
         return -value, parts

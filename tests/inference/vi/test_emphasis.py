@@ -49,7 +49,7 @@ def test_linear_gaussian(kappa):
         w=dist.Normal(0, 1).expand([SIZE]),
         y=pk.rv(lambda w, X: dist.Normal(X @ w, NOISE), dims="row"),
     )
-    method = DataEmphasis("w", kappa=kappa, steps=3000, particles=8, start="zero")
+    method = DataEmphasis("w", kappa=kappa, steps=8000, step_size=0.03, particles=8, start="zero")
     posterior = pk.fit(model, {"X": X, "y": y}, method=method, progress=False)
     stats = posterior.approximation.stats
     assert stats["kappa"] == (SIZE / ROWS if kappa is None else 1.0)
