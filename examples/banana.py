@@ -1,7 +1,8 @@
 """A posterior bent like a banana: what a Gaussian misses, what a flow finds, and how one is told.
 
-One number is observed, ``y ~ N(a + b^2, 0.3)``, with standard normal priors on ``a`` and ``b``. Mean-field and full-rank Gaussians, and the default flow, are fitted in turn; each
-verdict says whether to trust the fit. The evidence is known by quadrature.
+One number is observed, ``y ~ N(a + b^2, 0.3)``, with standard normal priors on ``a`` and ``b``.
+Mean-field and full-rank Gaussians, and the default flow, are fitted in turn; each verdict says
+whether to trust the fit. The evidence is known by quadrature.
 
 Run it with ``python examples/banana.py [folder]``: it prints the verdicts and writes
 ``banana.png``.

@@ -1,4 +1,3 @@
-
 from ._fit import fit as fit
 from ._fit import prior_predictive as prior_predictive
 from .core import Batches as Batches

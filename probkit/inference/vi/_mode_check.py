@@ -3,8 +3,8 @@ r"""The mode check: does the approximation miss a mode of the posterior?
 k-hat and ESS only see where the approximation q puts its draws: a mode that q has lost leaves them
 good. This check looks elsewhere.
 
-1. ``16 ceil(d/2)`` starts (32 at the least, 128 at the most): half from the prior, half draws of q moved away from
-   its mean by factors of 1 to 30. Each climbs to a local maximum of log p (`_climb`).
+1. ``16 ceil(d/2)`` starts (32 at the least, 128 at the most): half from the prior, half draws of q
+   moved away from its mean by factors of 1 to 30. Each climbs to a maximum of log p (`_climb`).
 2. Maxima closer than 1.5 Laplace standard deviations are one; points that are no maxima (a Newton
    decrement above 0.5) are dropped. With Hessian -A at the maximum m, the Laplace scale is A^{-1}.
 3. At each maximum 200 draws of a multivariate t with 5 degrees of freedom, centre m and scale

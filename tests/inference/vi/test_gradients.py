@@ -109,6 +109,7 @@ def test_dirichlet(estimator):
     assert score < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["enumerate", "measure", "score"])
 @pytest.mark.parametrize("inner", ["implicit", "rejection", "score"])
 def test_nested(choice, inner):
@@ -131,6 +132,7 @@ def test_nested(choice, inner):
     assert score < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["enumerate", "measure", "score"])
 @pytest.mark.parametrize("second", ["enumerate", "measure", "score"])
 def test_choices_that_depend_on_draws(first, second):
