@@ -8,6 +8,7 @@ The exact value is numpy's, with the covariance of scikit-learn's kernels and th
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +67,9 @@ def main() -> None:
     new = rng.uniform(-2, 2, size=(50, 2))
     sd, length, noise = np.exp(THETA)
     kernel = ConstantKernel(sd**2) * RBF(length)
-    peer = GaussianProcessRegressor(kernel, optimizer=None, alpha=noise**2).fit(x, y)
-    reference = peer.log_marginal_likelihood_value_
+    options: Any = {"optimizer": None, "alpha": noise**2}
+    peer: Any = GaussianProcessRegressor(kernel, **options).fit(x, y)
+    reference: Any = peer.log_marginal_likelihood_value_
     target = model().bind({"a": x[:, 0], "b": x[:, 1], "y": y})
     figures = {}
     with jax.enable_x64(True):

@@ -49,7 +49,8 @@ def folds(seed: int) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
     from sklearn.datasets import load_breast_cancer
     from sklearn.model_selection import KFold
 
-    x, y = load_breast_cancer(return_X_y=True)
+    loaded: Any = load_breast_cancer()
+    x, y = loaded.data, loaded.target
     x = (x - x.mean(0)) / x.std(0)
     out = []
     for rows in KFold(5, shuffle=True, random_state=seed).split(x):
@@ -65,6 +66,7 @@ def one(bound: pk.Model, method: Any, train: dict, test: dict) -> dict[str, Any]
     posterior = pk.fit(target, method=method, seed=0, progress=False)
     fit = time.process_time() - begin
     found = posterior.approximation
+    assert found is not None
     score = -float(np.mean(log_predictive(target, found, bound.bind(test))))
     return {
         "nlpd": score,

@@ -77,7 +77,7 @@ def _scaled_regression() -> pk.Target:
 def _cancer() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_breast_cancer
 
-    data = load_breast_cancer()
+    data: Any = load_breast_cancer()
     X = (data.data - data.data.mean(0)) / data.data.std(0)
     return np.c_[np.ones(len(X)), X[:, :10]], data.target
 

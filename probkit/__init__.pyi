@@ -1,3 +1,5 @@
+import numpyro.distributions as dist
+
 from ._fit import fit as fit
 from ._fit import prior_predictive as prior_predictive
 from .core import Batches as Batches
@@ -37,4 +39,5 @@ from .results import Check as Check
 from .results import Posterior as Posterior
 from .results import Verdict as Verdict
 
+__all__ = ["dist"]
 __version__: str

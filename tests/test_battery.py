@@ -312,7 +312,9 @@ def test_infos_have_the_declared_names(row):
         "tree_depth",
         "n_steps",
         "reached_max_treedepth",
+        "log_q",
         "log_weight",
+        "log_psis_weight",
     }
     assert set(fitted(row).stats) <= known
 

@@ -27,6 +27,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from probkit.core._check import Check
@@ -40,7 +41,7 @@ POSITION = "position"
 
 def _is_option(value: Any) -> bool:
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return value.ndim == 0 and not isinstance(value, jax.core.Tracer)
+        return value.ndim == 0 and not isinstance(value, Tracer)
     return isinstance(value, (str, int, float, Inference)) or value is None
 
 

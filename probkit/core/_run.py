@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from probkit.core._abreast import devices_for, each_chain, spread
 from probkit.core._callbacks import Callback, Progressed
 from probkit.core._checkpoint import CheckpointFile, Snapshot
 from probkit.core._errors import check_count
@@ -38,10 +39,6 @@ from probkit.core._trees import in_precision, strong
 _CHUNK_SECONDS = 0.5
 _CHUNK_BYTES = 64 * 2**20
 _INIT_STEP = 2**32 - 1  # the step number whose keys `init` uses; no run gets there
-
-
-#: The most chains that a CPU steps one after the other.
-_IN_TURNS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +138,7 @@ class _Driver:
         self.target, self.method, self.key, self.callbacks = target, method, key, callbacks
         self.chains = method.chains if chains is None else check_count("run(chains)", chains)
         self.batches = batches if batches is not None else method.batches
-        self.devices = _devices(self.chains, devices)
+        self.devices = devices_for(self.chains, devices)
         self.seconds = {"compile": 0.0, "run": 0.0}
         leaves, self.treedef = jax.tree.flatten(method)
         self.leaves = [_leaf(x, target.dtype) for x in leaves]
@@ -192,7 +189,7 @@ class _Driver:
         @jax.jit
         def step_all(t, state, batch):
             keys = jax.vmap(lambda c: step_key(wrap_key(key), t, c))(chains)
-            new, info = _each(lambda k, s: method.step(k, target, s, batch, t), keys, state)
+            new, info = each_chain(lambda k, s: method.step(k, target, s, batch, t), keys, state)
             done, status = jax.vmap(method.terminate)(new, info)
             return new, info, jnp.all(done), status.astype(jnp.int32)
 
@@ -223,27 +220,6 @@ class _Driver:
         taken, state, infos, done, status = jax.lax.while_loop(going, body, first)
         return taken[None], state, infos, done[None], status
 
-    def _spread(self, fn: Any) -> Any:
-        """The chunk with the chains divided among devices, each looping on its own."""
-        if self.devices == 1:
-            return fn
-        mesh = jax.make_mesh(
-            (self.devices,),
-            ("chain",),
-            axis_types=(jax.sharding.AxisType.Auto,),
-            devices=jax.local_devices()[: self.devices],
-        )
-        whole, split, second = (
-            jax.sharding.PartitionSpec(*a) for a in ((), ("chain",), (None, "chain"))
-        )
-        return jax.shard_map(
-            fn,
-            mesh=mesh,
-            in_specs=(whole, whole, whole, split, split, whole, whole, whole),
-            out_specs=(split, split, second, split, split),
-            check_vma=False,
-        )
-
     # -- driving ----------------------------------------------------------------------------
 
     def drive(self, resume: str | Path | Snapshot | None) -> Run:
@@ -270,7 +246,7 @@ class _Driver:
         self.capacity = self._capacity()
         rows = None if self.rows is None else self.rows.chunk(0, self.capacity)
         args = (self.key, np.int32(0), np.int32(0), ids, self.state, *fixed, rows)
-        chunk = self._program("chunk", self._spread(self._chunk), args)
+        chunk = self._program("chunk", spread(self._chunk, self.devices), args)
         begin = time.perf_counter()
         n = min(self.capacity, 32)
         try:
@@ -409,32 +385,6 @@ class _Driver:
             adopt = getattr(callback, "file", None)
             if isinstance(adopt, CheckpointFile):
                 adopt.resume_from(snapshot)
-
-
-def _each(step: Any, keys: Any, state: PyTree) -> Any:
-    """One step of every chain: in turns on a CPU, vectorised elsewhere and where they are many.
-
-    In lockstep all chains take as many inner iterations as the one with the longest trajectory,
-    and every branch is taken by all; a CPU gains next to nothing from it (ADR 9).
-    """
-    count = jax.tree.leaves(state)[0].shape[0]
-    if jax.default_backend() == "cpu" and count <= _IN_TURNS:
-        return jax.lax.map(lambda own: step(*own), (keys, state))
-    return jax.vmap(step)(keys, state)
-
-
-def _devices(chains: int, devices: int | None) -> int:
-    """How many devices the chains are spread over."""
-    local = jax.local_device_count()
-    if devices is None:
-        return max(k for k in range(1, min(local, chains) + 1) if chains % k == 0)
-    count = check_count("run(devices)", devices)
-    if count > local or chains % count:
-        raise ValueError(
-            f"run(devices): expected a divisor of the {chains} chains, at most the {local} local "
-            f"devices, found {count}"
-        )
-    return count
 
 
 def _leaf(value: Any, dtype: np.dtype) -> np.ndarray:

@@ -142,7 +142,7 @@ class Weights:
         """Log of the smoothed weights, normalised to sum to one; shape ``(n,)``."""
         smooth = self._smoothed[0]
         with np.errstate(invalid="ignore"):
-            return smooth - logsumexp(smooth)
+            return smooth - np.asarray(logsumexp(smooth))
 
     @cached_property
     def elbo(self) -> Estimate:

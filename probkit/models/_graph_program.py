@@ -25,7 +25,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform
 
 from probkit.core import Batch, GaussianLatent, Program, Site, Terms
-from probkit.models._centring import centre, decentre
+from probkit.models._centring import centre
 from probkit.models._enumerate import Enumeration
 from probkit.models._facts import Facts, inspect_sites
 from probkit.models._gp import GaussianProcess, check_memory
@@ -39,6 +39,7 @@ from probkit.models._nodes import Deterministic, Factor, RandomVariable
 from probkit.models._observed import as_observed
 from probkit.models._parameters import elementwise
 from probkit.models._plan import Plan, View, missing_dim
+from probkit.models._points import random_point, unconstrained_point
 from probkit.models._simulate import score, simulate
 from probkit.models._sites import call, check_distribution
 
@@ -259,11 +260,11 @@ class GraphProgram(Program):
 
     def imputed_value(self, name: str, d: Any, z: Array, view: View) -> tuple[Array, Array]:
         """Imputed entries in the model's space, and their log Jacobian."""
-        transform = self._imputed_transform(name, d, view)
+        transform = self.imputed_transform(name, d, view)
         value = transform(z)
         return value, jnp.sum(transform.log_abs_det_jacobian(z, value))
 
-    def _imputed_transform(self, name: str, d: Any, view: View) -> Any:
+    def imputed_transform(self, name: str, d: Any, view: View) -> Any:
         """From the reals onto the support of the missing entries, whose bounds may vary."""
         shape, index = self.facts[name].shape, view.index[name]
 
@@ -381,37 +382,7 @@ class GraphProgram(Program):
         return out
 
     def unconstrain(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
-        view = self.view(arrays)
-        env: dict[str, Any] = {}
-        out: dict[str, Array] = {}
-        for name, node in self.nodes.items():
-            if name in self.barren:
-                continue
-            if isinstance(node, Deterministic):
-                env[name] = call(name, node, self.arguments(name, env, view))
-            elif isinstance(node, RandomVariable):
-                f = self.facts[name]
-                if name in self.discrete:
-                    first = jnp.full(f.shape, np.asarray(f.values)[0])
-                    env[name] = jnp.asarray(values.get(name, first))
-                    continue
-                d = self.distribution(name, env, view)
-                if name in self.plan.observed:
-                    missing = None
-                    if name in self.imputed:
-                        own = f"{name}_missing"
-                        missing = jnp.asarray(values[own], self.dtype)
-                        out[own] = self._imputed_transform(name, d, view)._inverse(missing)
-                    env[name] = self.filled(name, missing, view)
-                    continue
-                value = jnp.broadcast_to(jnp.asarray(values[name], self.dtype), f.shape)
-                env[name] = value
-                if f.style in ("auto", "noncentred"):
-                    weight = view.centred[name] if f.style == "auto" else False
-                    out[name] = decentre(d, value, weight)
-                else:
-                    out[name] = biject_to(d.support)._inverse(value)
-        return out
+        return unconstrained_point(self, values, arrays)
 
     def draw(self, key: Array, name: str, env: Mapping[str, Any], view: View) -> Array:
         """A draw of a site given its parents, in its natural shape."""
@@ -431,31 +402,7 @@ class GraphProgram(Program):
         return simulate(self, key, values, arrays)
 
     def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
-        view = self.view(arrays)
-        env: dict[str, Any] = {}
-        out: dict[str, Array] = {}
-        for i, (name, node) in enumerate(self.nodes.items()):
-            own_key = jax.random.fold_in(key, i)
-            if name in self.barren:
-                continue
-            if isinstance(node, Deterministic):
-                env[name] = call(name, node, self.arguments(name, env, view))
-            elif isinstance(node, RandomVariable) and name in self.plan.observed:
-                missing = None
-                if name in self.imputed:
-                    own = f"{name}_missing"
-                    out[own] = jax.random.uniform(own_key, self.shapes[own], self.dtype, -2, 2)
-                    d = self.distribution(name, env, view)
-                    missing, _ = self.imputed_value(name, d, out[own], view)
-                env[name] = self.filled(name, missing, view)
-            elif isinstance(node, RandomVariable) and name in self.discrete:
-                env[name] = self.draw(own_key, name, env, view)
-            elif isinstance(node, RandomVariable):
-                shape = self.shapes[name]
-                out[name] = jax.random.uniform(own_key, shape, self.dtype, -2.0, 2.0)
-                d = self.distribution(name, env, view)
-                env[name], _ = self.latent(name, d, out[name], view)
-        return out
+        return random_point(self, key, arrays)
 
     def pointwise(self, z: Mapping[str, Array], values: Mapping[str, Array], arrays: dict) -> dict:
         out = self.score(jax.random.key(0), values, arrays)

@@ -44,13 +44,21 @@ def checks(posterior: Posterior) -> list[Check]:
     fitted, found = posterior.approximation, posterior.weights
     assert fitted is not None
     if found is None:
-        out = [*fitted.checks]
+        out = [*fitted.checks] or [_unweighed(posterior)]
     else:
         out = [*found.checks(_labels(posterior)), *fitted.checks]
         for number, judge in enumerate(fitted.examine):
             out += _asked(posterior, judge, number, found)
     posterior._cache["approximation_checks"] = out
     return out
+
+
+def _unweighed(posterior: Posterior) -> Check:
+    why = (
+        f"{type(posterior.method).__name__} gives points without a density, so that nothing was "
+        "compared with the posterior: compare them with pk.VI() or pk.NUTS()"
+    )
+    return Check("density", None, float("nan"), 0.0, "", why)
 
 
 def _asked(posterior: Posterior, judge, number: int, found: Weights) -> list[Check]:

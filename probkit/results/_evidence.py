@@ -73,8 +73,9 @@ class Evidence:
 
     Attributes:
         value: natural log of the evidence.
-        se: its standard error.
-        method: ``"bridge"`` or ``"t"``, whichever claims the smaller error.
+        se: its standard error; NaN where a method computes the evidence itself, without draws.
+        method: ``"bridge"`` or ``"t"``, whichever claims the smaller error; ``"importance"`` for an
+            approximation with a density; else the method's name.
         khat: Pareto k of the importance weights of the t; from 0.5 up they are not used.
     """
 
@@ -292,8 +293,8 @@ def _fixed_point(log_l1: Array, log_l2: Array, log_s1: float, log_s2: float) -> 
     log_z = float(np.median(log_l1))
     sizes = np.log(len(log_l1)) - np.log(len(log_l2))
     for _ in range(_STEPS):
-        above = logsumexp(log_l2 - np.logaddexp(log_s1 + log_l2, log_s2 + log_z))
-        below = logsumexp(-np.logaddexp(log_s1 + log_l1, log_s2 + log_z))
+        above = np.asarray(logsumexp(log_l2 - np.logaddexp(log_s1 + log_l2, log_s2 + log_z)))
+        below = np.asarray(logsumexp(-np.logaddexp(log_s1 + log_l1, log_s2 + log_z)))
         new = float(above - below + sizes)
         if abs(new - log_z) < 1e-10 or not np.isfinite(new):
             return new

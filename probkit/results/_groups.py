@@ -338,6 +338,14 @@ def evidence(p: Posterior) -> Any:
     from probkit.results._evidence import Evidence, log_evidence
 
     weights = p.weights
+    if p.approximation is not None and weights is None:
+        own = p.approximation.log_evidence
+        if own is None:
+            raise ValueError(
+                f"log_evidence: {type(p.method).__name__} gives points without a density, from "
+                "which no evidence can be estimated; use pk.VI(), pk.Laplace() or pk.NUTS()"
+            )
+        return Evidence(own, float("nan"), type(p.method).__name__, float("nan"))
     if weights is None:
         rng = np.random.default_rng(p._stream(8))
         flat = p._drawn.unconstrained.astype(float)

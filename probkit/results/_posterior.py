@@ -51,10 +51,10 @@ class Posterior:
     Example:
         >>> import probkit as pk
         >>> model = pk.Model(mu=pk.dist.Normal(0, 1), y=pk.rv(lambda mu: pk.dist.Normal(mu, 1)))
-        >>> posterior = pk.fit(model, {"y": 0.5}, method=pk.ExactGaussian(), progress=False)
+        >>> posterior = pk.fit(model, {"y": 1.0}, method=pk.ExactGaussian(), progress=False)
         >>> posterior.summary(stats=("mean", "sd")).round(1)
             mean   sd
-        mu   0.2  0.7
+        mu   0.5  0.7
     """
 
     def __init__(self, target: Target, method: Inference, run: Run, seed: np.ndarray):
@@ -223,7 +223,11 @@ class Posterior:
 
         For draws: bridge sampling, or importance sampling from a t fitted to them, whichever has
         the smaller error. For an approximation: importance sampling from it, 20,000 draws with
-        smoothed weights (`elbo` stands beside it). Meaningful where all priors are proper.
+        smoothed weights (`elbo` stands beside it); a Gaussian-process engine's own. Meaningful
+        where all priors are proper.
+
+        Raises:
+            ValueError: an approximation without a density and without an evidence of its own.
         """
         if "evidence" not in self._cache:
             self._cache["evidence"] = _groups.evidence(self)

@@ -88,8 +88,8 @@ def loo(log_lik: ArrayLike, r_eff: float | ArrayLike | None = None) -> Loo:
     weights, khat = psis(-stacked, efficiency(r_eff, shape))
     samples = len(stacked)
     with np.errstate(invalid="ignore"):
-        pointwise = logsumexp(weights + stacked, axis=0)
-        lppd = logsumexp(stacked, axis=0) - np.log(samples)
+        pointwise = np.asarray(logsumexp(weights + stacked, axis=0))
+        lppd = np.asarray(logsumexp(stacked, axis=0)) - np.log(samples)
     good_k = min(1.0 - 1.0 / np.log10(samples), 0.7) if samples > 10 else 0.0
     return Loo(
         elpd=float(pointwise.sum()),

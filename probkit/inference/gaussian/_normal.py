@@ -47,8 +47,11 @@ def normal_approximation(
         # The best normal there is: flat and negative directions get the curvature of the prior
         # scale 1, and the status says so.
         values, vectors = np.linalg.eigh(np.nan_to_num(precision.astype(np.float64)))
-        fixed = vectors @ np.diag(np.where(values > 1e-6, values, 1.0)) @ vectors.T
-        tril = np.linalg.cholesky(0.5 * (fixed + fixed.T))
+        roots = np.sqrt(np.where(values > 1e-6, values, 1.0))
+        # A factor of V diag(roots^2) V' without forming it: that could lose its definiteness again
+        # where curvatures differ by more than double precision holds.
+        upper = np.linalg.qr((vectors * roots).T, mode="r")
+        tril = upper.T * np.sign(np.diag(upper))
         status = Status.NOT_POSITIVE_DEFINITE if status.ok else status
     evidence = log_density_at_mean + 0.5 * size * math.log(2 * math.pi)
     evidence -= float(np.sum(np.log(np.diag(tril))))

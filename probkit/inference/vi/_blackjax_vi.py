@@ -58,7 +58,7 @@ def stein_step(log_density: Callable, particles: Array, rate: Array, memory: Any
     length = svgd.median_heuristic({"length_scale": jnp.ones((), particles.dtype)}, particles)
     kernel = svgd.build_kernel(optax.sgd(1.0))
     state = svgd.init(particles, length, optax.sgd(1.0))
-    moved = kernel(state, jax.grad(log_density), svgd.rbf_kernel).particles
+    moved: Any = kernel(state, jax.grad(log_density), svgd.rbf_kernel).particles
     direction = moved - particles
     memory = 0.9 * memory + 0.1 * direction**2
     step = rate * direction / (jnp.sqrt(memory) + 1e-6)

@@ -210,7 +210,7 @@ def _explore(
     def all_of(data: Any, points: Array, params: Any, arrays: dict) -> Any:
         keys = jax.random.split(jax.random.fold_in(wrap_key(data), 1), _MODES)
         # One after the other: the Hessians of all at once would be the largest arrays of the fit.
-        return jax.lax.map(lambda row: one(*row, params, arrays), (keys, points))
+        return jax.lax.map(lambda row: one(row[0], row[1], params, arrays), (keys, points))
 
     filled = np.broadcast_to(points[:1], (_MODES, points.shape[1])).copy()
     filled[: len(points)] = points
