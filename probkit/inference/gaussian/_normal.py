@@ -50,7 +50,7 @@ def normal_approximation(
         roots = np.sqrt(np.where(values > 1e-6, values, 1.0))
         # A factor of V diag(roots^2) V' without forming it: that could lose its definiteness again
         # where curvatures differ by more than double precision holds.
-        upper = np.linalg.qr((vectors * roots).T, mode="r")
+        upper = np.asarray(np.linalg.qr((vectors * roots).T, mode="r"))
         tril = upper.T * np.sign(np.diag(upper))
         status = Status.NOT_POSITIVE_DEFINITE if status.ok else status
     evidence = log_density_at_mean + 0.5 * size * math.log(2 * math.pi)
