@@ -15,6 +15,7 @@ from ._inference import Approximation as Approximation
 from ._inference import Batches as Batches
 from ._inference import Draws as Draws
 from ._inference import Inference as Inference
+from ._inference import whole_step as whole_step
 from ._keys import key_data as key_data
 from ._keys import wrap_key as wrap_key
 from ._latent import GaussianLatent as GaussianLatent

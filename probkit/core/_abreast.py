@@ -20,10 +20,14 @@ def each_chain(step: Callable, keys: Any, state: PyTree) -> Any:
     In lockstep all chains take as many inner iterations as the one with the longest trajectory,
     and every branch is taken by all; a CPU gains next to nothing from it (ADR 9).
     """
-    count = jax.tree.leaves(state)[0].shape[0]
-    if jax.default_backend() == "cpu" and count <= _IN_TURNS:
+    if in_turns(jax.tree.leaves(state)[0].shape[0]):
         return jax.lax.map(lambda own: step(*own), (keys, state))
     return jax.vmap(step)(keys, state)
+
+
+def in_turns(count: int) -> bool:
+    """Whether so many chains step one after the other here."""
+    return jax.default_backend() == "cpu" and count <= _IN_TURNS
 
 
 def spread(chunk: Callable, devices: int) -> Callable:

@@ -13,6 +13,10 @@ of fixed shapes and is what `run` stacks into ``history``; ``finish`` runs on th
 chains at once, with host arrays of shape ``(chain, step, ...)``. A direct solve has
 ``num_steps = 0`` and does its work in ``init``.
 
+Work that is due after a few known steps only (a metric at the end of a window) may stand in
+``settle``, with the numbers of those steps in ``settling``: the steps in between can then run as
+one kernel (`probkit.core._one_kernel`), if the method says that they are ``elementary``.
+
 Fields that change the compiled program are ``eqx.field(static=True)``; all others (tuning targets,
 step sizes) are leaves, and traced, so that changing them compiles nothing.
 """
@@ -26,6 +30,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
@@ -96,6 +101,24 @@ class Inference(eqx.Module):
         """Number of leading steps that are adaptation, not draws."""
         return 0
 
+    @property
+    def elementary(self) -> bool:
+        """Whether a step, the log density aside, is arithmetic, loops and branches alone.
+
+        No matrix decompositions, sorts or callbacks, for they cannot stand in one kernel. False is
+        always safe.
+        """
+        return False
+
+    @property
+    def settling(self) -> Array | np.ndarray | None:
+        """Numbers of the steps after which `settle` is due (integers, shape ``(k,)``), or None."""
+        return None
+
+    def settle(self, target: Target, state: PyTree) -> PyTree:
+        """What is done to a chain's state after the steps in `settling` (traced)."""
+        return state
+
     @abc.abstractmethod
     def init(self, key: Array, target: Target) -> PyTree:
         """The state of one chain before its first step (traced)."""
@@ -115,6 +138,17 @@ class Inference(eqx.Module):
         self, key: np.ndarray, target: Target, state: PyTree, history: dict[str, np.ndarray]
     ) -> Draws | Approximation:
         """Turn the last state and the stacked infos into a result (on the host)."""
+
+
+def whole_step(
+    method: Inference, key: Array, target: Target, state: PyTree, batch: Batch | None, t: Array
+) -> tuple[PyTree, dict[str, Array]]:
+    """A step of another method and, where it is due, its `settle`: what wrappers call."""
+    state, info = method.step(key, target, state, batch, t)
+    if method.settling is None:
+        return state, info
+    due = jnp.any(jnp.asarray(method.settling) == t)
+    return jax.lax.cond(due, lambda s: method.settle(target, s), lambda s: s, state), info
 
 
 class Batches(eqx.Module):

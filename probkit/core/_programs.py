@@ -24,7 +24,7 @@ import os
 import pickle
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +34,7 @@ import jax
 import numpy as np
 
 from probkit.core._config import setting
+from probkit.core._one_kernel import fits_one_kernel
 from probkit.core._target import Program, Target
 from probkit.core._trees import shapes_of
 
@@ -52,6 +53,7 @@ def compiled(
     fn: Callable,
     args: tuple,
     parts: tuple | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Callable:
     """The executable of ``fn`` for arguments shaped like ``args``; made at most once.
 
@@ -63,23 +65,34 @@ def compiled(
         fn: traceable; takes and returns built-in containers of arrays.
         args: example arguments.
         parts: strings that determine ``fn`` completely, or None to key by its lowered text.
+        options: of the compiler, on CPUs, besides those that every program has.
     """
     key = (name, variant, shapes_of(args), setting("jax_enable_x64"))
-    return program.cached(key, lambda: _load_or_compile(name, fn, args, parts))
+    return program.cached(key, lambda: _load_or_compile(name, fn, args, parts, options or {}))
 
 
 def density_fingerprint(target: Target, batch: Any = None) -> str:
     """A digest of the lowered value and gradient of the log density (constants included)."""
+    return _lowered_density(target, batch)[0]
 
+
+def density_is_small(target: Target, batch: Any = None) -> bool:
+    """Whether the log density and its gradient may and should stand in one kernel."""
+    return _lowered_density(target, batch)[1]
+
+
+def _lowered_density(target: Target, batch: Any) -> tuple[str, bool]:
     def value_and_grad(vector, arrays, rows):
         one = Target(target.program, arrays)
         return jax.value_and_grad(lambda v: one.flat_log_density(v, rows))(vector)
 
-    def make() -> str:
+    def make() -> tuple[str, bool]:
         point = np.zeros(target.program.flat.size, target.program.dtype)
-        text = jax.jit(value_and_grad).lower(point, target.arrays, batch).as_text()
+        lowered = jax.jit(value_and_grad).lower(point, target.arrays, batch)
+        text = lowered.as_text()
         shapes = repr(list(target.program.shapes.items()))
-        return hashlib.sha256((shapes + text).encode()).hexdigest()
+        digest = hashlib.sha256((shapes + text).encode()).hexdigest()
+        return digest, fits_one_kernel(lowered, text)
 
     key = ("fingerprint", shapes_of((target.arrays, batch)), setting("jax_enable_x64"))
     return target.program.cached(key, make)
@@ -91,7 +104,9 @@ def describe(tree: Any) -> str | None:
     return None if " at 0x" in text else text
 
 
-def _load_or_compile(name: str, fn: Callable, args: tuple, parts: tuple | None) -> Callable:
+def _load_or_compile(
+    name: str, fn: Callable, args: tuple, parts: tuple | None, options: Mapping[str, Any]
+) -> Callable:
     folder = cache_folder()
     lowered = None
     if folder is not None and parts is None:
@@ -106,23 +121,24 @@ def _load_or_compile(name: str, fn: Callable, args: tuple, parts: tuple | None) 
             return executable
     lowered = jax.jit(fn).lower(*args) if lowered is None else lowered
     with _jax_cache_hits() as hits:
-        executable = _compile(lowered)
+        executable = _compile(lowered, options)
     # What JAX's own persistent cache served lacks parts when it is serialised a second time.
     if path is not None and not hits:
         _store(path, executable, "lapack" in lowered.as_text())
     return executable
 
 
-def _compile(lowered: Any) -> Callable:
+def _compile(lowered: Any, options: Mapping[str, Any]) -> Callable:
     if jax.default_backend() != "cpu":
         return lowered.compile()
-    try:
-        return lowered.compile(compiler_options=_CPU_OPTIONS)
-    except jax.errors.JaxRuntimeError as error:
-        # A later XLA may drop an option: the defaults are slower to compile, not wrong.
-        if "compile option" not in str(error):
-            raise
-        return lowered.compile()
+    # Another XLA may lack an option: the defaults are slower to compile, not wrong.
+    for choice in ({**_CPU_OPTIONS, **options}, _CPU_OPTIONS):
+        try:
+            return lowered.compile(compiler_options=choice)
+        except jax.errors.JaxRuntimeError as error:
+            if "compile option" not in str(error):
+                raise
+    return lowered.compile()
 
 
 @contextmanager

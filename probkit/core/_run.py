@@ -24,16 +24,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from probkit.core._abreast import devices_for, each_chain, spread
+from probkit.core._abreast import devices_for, in_turns, spread
 from probkit.core._callbacks import Callback, Progressed
 from probkit.core._checkpoint import CheckpointFile, Snapshot
+from probkit.core._chunk import chunk_function
 from probkit.core._errors import check_count
 from probkit.core._inference import Approximation, Batches, Draws, Inference
 from probkit.core._keys import key_data, step_key, wrap_key
-from probkit.core._programs import compiled, density_fingerprint, describe, source_digest
+from probkit.core._one_kernel import ONE_KERNEL_OPTIONS
+from probkit.core._programs import (
+    compiled,
+    density_fingerprint,
+    density_is_small,
+    describe,
+    source_digest,
+)
 from probkit.core._rows import Rows
 from probkit.core._status import Status
-from probkit.core._target import Batch, Target, requires
+from probkit.core._target import Target, requires
 from probkit.core._trees import in_precision, strong
 
 _CHUNK_SECONDS = 0.5
@@ -159,7 +167,7 @@ class _Driver:
 
     # -- the two programs -------------------------------------------------------------------
 
-    def _program(self, name: str, fn: Any, args: tuple) -> Any:
+    def _program(self, name: str, fn: Any, args: tuple, options: dict | None = None) -> Any:
         begin = time.perf_counter()
         static = describe(self.method)
         parts = None
@@ -167,58 +175,34 @@ class _Driver:
             batch = self.rows.example() if self.rows is not None else None
             own = source_digest(type(self.method))
             density = density_fingerprint(self.target, batch)
-            parts = None if own is None else (static, own, density, self.devices)
+            parts = None if own is None else (static, own, density, self.devices, options)
         # The method's structure (its static fields) keys the memory cache; on disk it is `parts`.
-        variant = (self.treedef, None if self.rows is None else self.rows.dim, self.devices)
-        made = compiled(self.target.program, name, variant, fn, args, parts)
+        dim = None if self.rows is None else self.rows.dim
+        variant = (self.treedef, dim, self.devices, options is None)
+        made = compiled(self.target.program, name, variant, fn, args, parts, options or {})
         self.seconds["compile"] += time.perf_counter() - begin
         return made
 
     def _traced(self, leaves: list, arrays: dict) -> tuple[Inference, Target]:
         return jax.tree.unflatten(self.treedef, leaves), Target(self.target.program, arrays)
 
+    def _chunk(self, args: tuple) -> Any:
+        """The program of several steps, with its steps in one kernel where that can be."""
+        alike = self.method.elementary and self.rows is None and self.devices == 1
+        if alike and in_turns(self.chains) and density_is_small(self.target):
+            # What XLA cannot compile that way, it says.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                return self._program("chunk", self._chunk_function(True), args, ONE_KERNEL_OPTIONS)
+        return self._program("chunk", spread(self._chunk_function(False), self.devices), args)
+
+    def _chunk_function(self, one_kernel: bool) -> Any:
+        dim = None if self.rows is None else self.rows.dim
+        return chunk_function(self._traced, self.capacity, self.devices, dim, one_kernel)
+
     def _init(self, key, chains, leaves, arrays):
         method, target = self._traced(leaves, arrays)
         keys = jax.vmap(lambda c: step_key(wrap_key(key), jnp.uint32(_INIT_STEP), c))(chains)
         return strong(jax.vmap(method.init, in_axes=(0, None))(keys, target))
-
-    def _chunk(self, key, t0, n, chains, state, leaves, arrays, rows):
-        method, target = self._traced(leaves, arrays)
-        capacity = self.capacity
-
-        @jax.jit
-        def step_all(t, state, batch):
-            keys = jax.vmap(lambda c: step_key(wrap_key(key), t, c))(chains)
-            new, info = each_chain(lambda k, s: method.step(k, target, s, batch, t), keys, state)
-            done, status = jax.vmap(method.terminate)(new, info)
-            return new, info, jnp.all(done), status.astype(jnp.int32)
-
-        def batch_of(i):
-            if rows is None or self.rows is None:
-                return None
-            return Batch(self.rows.dim, jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
-
-        def body(carry):
-            i, state, infos, _, _ = carry
-            state, info, done, status = step_all(t0 + i, state, batch_of(i))
-            infos = jax.tree.map(lambda b, x: b.at[i].set(x), infos, info)
-            return i + 1, state, infos, done | jnp.any(status != 0), status
-
-        def going(carry):
-            # Chains on other devices do not know of this one's end: they do all n steps.
-            return (carry[0] < n) & (~carry[3] if self.devices == 1 else True)
-
-        like = jax.eval_shape(step_all, t0, state, batch_of(0))
-        infos = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), like[1])
-        first = (
-            jnp.int32(0),
-            state,
-            infos,
-            jnp.asarray(False),
-            jnp.zeros(like[3].shape, jnp.int32),
-        )
-        taken, state, infos, done, status = jax.lax.while_loop(going, body, first)
-        return taken[None], state, infos, done[None], status
 
     # -- driving ----------------------------------------------------------------------------
 
@@ -246,7 +230,7 @@ class _Driver:
         self.capacity = self._capacity()
         rows = None if self.rows is None else self.rows.chunk(0, self.capacity)
         args = (self.key, np.int32(0), np.int32(0), ids, self.state, *fixed, rows)
-        chunk = self._program("chunk", spread(self._chunk, self.devices), args)
+        chunk = self._chunk(args)
         begin = time.perf_counter()
         n = min(self.capacity, 32)
         try:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from probkit.core._errors import check_count
-from probkit.core._inference import POSITION, Approximation, Batches, Draws, Inference
+from probkit.core._inference import POSITION, Approximation, Batches, Draws, Inference, whole_step
 from probkit.core._target import Batch, Target
 
 _State = TypeVar("_State")
@@ -75,9 +75,8 @@ class Thin(Inference):
     ) -> tuple[PyTree, dict[str, Array]]:
         def inner(i, carry):
             state, _ = carry
-            return self.method.step(
-                jax.random.fold_in(key, i), target, state, None, t * self.every + i
-            )
+            own = jax.random.fold_in(key, i)
+            return whole_step(self.method, own, target, state, None, t * self.every + i)
 
         infos = jax.eval_shape(lambda s: self.method.step(key, target, s, None, t)[1], state)
         if POSITION not in infos:

@@ -94,6 +94,19 @@ class HMC(Inference):
     def density_only(self) -> bool:
         return True
 
+    @property
+    def elementary(self) -> bool:
+        return True
+
+    @property
+    def settling(self) -> Any:
+        return self.schedule.ends
+
+    def settle(self, target: Target, state: dict[str, Any]) -> dict[str, Any]:
+        from probkit.inference.mcmc._warmup import close_window
+
+        return close_window(target, state, self.metric, self.target_accept)
+
     def init(self, key: Array, target: Target) -> dict[str, Any]:
         from probkit.inference.mcmc._warmup import init_state
 

@@ -115,6 +115,19 @@ class NUTS(Inference):
     def density_only(self) -> bool:
         return True
 
+    @property
+    def elementary(self) -> bool:
+        return self.engine == "blackjax"
+
+    @property
+    def settling(self) -> Any:
+        return self.schedule.ends if self.engine == "blackjax" else None
+
+    def settle(self, target: Target, state: dict[str, Any]) -> dict[str, Any]:
+        from probkit.inference.mcmc._warmup import close_window
+
+        return close_window(target, state, self.metric, self.target_accept)
+
     def init(self, key: Array, target: Target) -> dict[str, Any]:
         if self.engine == "numpyro":
             from probkit.inference.mcmc import _numpyro_engine as np_engine

@@ -74,11 +74,12 @@ def adapted_step(
     target_accept: Any,
     schedule: Schedule,
 ) -> tuple[State, dict[str, Array]]:
-    """One transition with the current step size and metric, and their adaptation."""
+    """One transition with the current step size and metric, and what is learnt from each."""
     size = state["position"].shape[0]
     core, packed = _packed(metric_kind(metric, size), size, target.dtype)
     da_init, da_update = bj.dual_averaging(target_accept)
-    averaging = type(da_init(1.0))(*state["averaging"])
+    pair = type(da_init(1.0))
+    averaging = pair(*state["averaging"])
     matrix = packed.unpack(state["metric"])
     warming = t < schedule.warmup
     log_step = jnp.where(warming, averaging.log_step_size, averaging.log_step_size_avg)
@@ -91,21 +92,29 @@ def adapted_step(
 
     def learn(carry: tuple) -> tuple:
         pairs, leaves = carry
-        pairs = _floats(da_update(type(averaging)(*pairs), rate), target)
+        pairs = _floats(da_update(pair(*pairs), rate), target)
         slow = (t >= schedule.begin) & (t < schedule.end)
-        leaves = jax.lax.cond(slow, lambda m: _gather(core, packed, m, new), lambda m: m, leaves)
-
-        def close(c: tuple) -> tuple:
-            pairs, leaves = c
-            average = jnp.exp(type(averaging)(*pairs).log_step_size_avg)
-            return _floats(da_init(average), target), packed.pack(core.final(packed.unpack(leaves)))
-
-        return jax.lax.cond(jnp.any(schedule.ends == t), close, lambda c: c, (pairs, leaves))
+        return pairs, jax.lax.cond(
+            slow, lambda m: _gather(core, packed, m, new), lambda m: m, leaves
+        )
 
     carry = (state["averaging"], state["metric"])
     pairs, leaves = jax.lax.cond(warming, learn, lambda c: c, carry)
     info = {"position": chain.position, **info, "acceptance_rate": rate, "step_size": step_size}
     return {**new, "averaging": pairs, "metric": leaves}, info
+
+
+def close_window(target: Target, state: State, metric: str, target_accept: Any) -> State:
+    """The metric of a window that has ended; dual averaging starts again from its average."""
+    size = state["position"].shape[0]
+    core, packed = _packed(metric_kind(metric, size), size, target.dtype)
+    da_init, _ = bj.dual_averaging(target_accept)
+    average = jnp.exp(type(da_init(1.0))(*state["averaging"]).log_step_size_avg)
+    return {
+        **state,
+        "averaging": _floats(da_init(average), target),
+        "metric": packed.pack(core.final(packed.unpack(state["metric"]))),
+    }
 
 
 def _gather(core: Any, packed: bj.Packed, leaves: tuple, new: dict[str, Array]) -> tuple:
