@@ -85,10 +85,14 @@ def _draw(p: Any, key: Any, n: int) -> Any:
 def mixture(rng: np.random.Generator, modes: int, size: int) -> dict[str, np.ndarray]:
     """A mixture with well separated means, padded to 16 components."""
     means: list[np.ndarray] = []
+    half, tries = 10.0, 0
     while len(means) < modes:
-        fresh = rng.uniform(-10, 10, size)
+        fresh, tries = rng.uniform(-half, half, size), tries + 1
         if all(np.linalg.norm(fresh - m) > 5 for m in means):
             means.append(fresh)
+        elif tries % 200 == 0:
+            # Sixteen discs of that size hardly fit into the plane's box: anew, in a larger one.
+            means, half = [], 1.05 * half
     mean = np.zeros((_PARTS, size))
     mean[:modes] = means
     factor = np.tril(0.3 * rng.normal(size=(_PARTS, size, size)))

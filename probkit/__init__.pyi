@@ -1,5 +1,6 @@
 import numpyro.distributions as dist
 
+from . import estimators as estimators
 from ._fit import fit as fit
 from ._fit import prior_predictive as prior_predictive
 from .core import Batches as Batches
@@ -23,6 +24,7 @@ from .inference import GPExact as GPExact
 from .inference import GPLaplace as GPLaplace
 from .inference import HybridEP as HybridEP
 from .inference import Laplace as Laplace
+from .inference import Marginal as Marginal
 from .inference import Pathfinder as Pathfinder
 from .models import BernoulliProbit as BernoulliProbit
 from .models import Model as Model

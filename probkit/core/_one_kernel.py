@@ -44,7 +44,7 @@ _KNOWN_CHLO = frozenset(
 #: XLA's library of reductions is a library like others.
 ONE_KERNEL_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 #: Above it, the work outweighs what the runtime adds (bytes read and written by one evaluation).
-_MOST_BYTES = 1 << 24
+_MOST_BYTES = 1 << 23
 
 
 def fits_one_kernel(lowered: Any, text: str) -> bool:
@@ -99,9 +99,9 @@ _UNMARKED: dict[str, Any] = dict.fromkeys(_MARKED)
 
 
 def _touched(operands: tuple) -> Any:
-    """A number of every operand: XLA aborts the process at a kernel with an unread operand."""
-    first = [jnp.ravel(x)[0].astype(jnp.float32) for x in operands if jnp.size(x)]
-    return jnp.stack(first)
+    """A bit of every operand: XLA aborts the process at a kernel with an unread operand."""
+    first = [jnp.ravel(x)[0] != 0 for x in operands if jnp.size(x)]
+    return jnp.stack(first) if first else ()
 
 
 def _unwrapped(x: Any) -> Any:

@@ -188,11 +188,12 @@ class _Driver:
 
     def _chunk(self, args: tuple) -> Any:
         """The program of several steps, with its steps in one kernel where that can be."""
-        alike = self.method.elementary and self.rows is None and self.devices == 1
-        if alike and in_turns(self.chains) and density_is_small(self.target):
+        alike = self.method.elementary and self.rows is None and in_turns(self.chains)
+        if alike and density_is_small(self.target):
             # What XLA cannot compile that way, it says.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                return self._program("chunk", self._chunk_function(True), args, ONE_KERNEL_OPTIONS)
+                fused = spread(self._chunk_function(True), self.devices)
+                return self._program("chunk", fused, args, ONE_KERNEL_OPTIONS)
         return self._program("chunk", spread(self._chunk_function(False), self.devices), args)
 
     def _chunk_function(self, one_kernel: bool) -> Any:

@@ -15,8 +15,8 @@ ADVICE = {
         "parameters that the data cannot tell apart, and reparametrise"
     ),
     "ess_bulk": (
-        "the draws are too dependent for means and medians: more draws, a low-rank mass matrix "
-        "for correlated parameters, or another parametrisation"
+        "the draws are too dependent for means and medians: more draws, metric='low_rank' for "
+        "correlated parameters, or another parametrisation (reparam= in fit)"
     ),
     "ess_tail": (
         "the draws are too dependent for 5 % and 95 % quantiles: more draws, or lighter-tailed "
@@ -26,8 +26,9 @@ ADVICE = {
         "the Monte Carlo error of the mean is more than a tenth of the posterior sd: more draws"
     ),
     "divergences": (
-        "the sampler left its path, so a region of the posterior is missing: non-centred "
-        "parametrisation, a higher target_accept (0.95, 0.99), or a tighter prior on scales"
+        "the sampler left its path, so a region of the posterior is missing: a non-centred "
+        "parametrisation (reparam='noncentred' in fit), a higher target_accept (0.95, 0.99), or a "
+        "tighter prior on scales"
     ),
     "e_bfmi": (
         "the energy mixes slowly, as with heavy tails or a funnel: reparametrise, or put "
@@ -35,7 +36,7 @@ ADVICE = {
     ),
     "tree_depth": (
         "trajectories are cut short, which is slow and not wrong: bring parameters to a common "
-        "scale, adapt a low-rank mass matrix, or allow a greater tree depth"
+        "scale, adapt a low-rank mass matrix (metric='low_rank'), or allow more (max_depth=)"
     ),
     "non_finite": (
         "a draw that is not a number has no summary: look for overflow (exp, powers) or division "

@@ -111,6 +111,12 @@ def kernel_that_is_not_positive_definite() -> Any:
     )
 
 
+@CORPUS.row("GPExact: site 'f'", "not positive definite.*scale=", "kernel of pk.kernels")
+def engine_with_a_kernel_that_is_not_positive_definite() -> Any:
+    distance = pk.gp(lambda scale: lambda a, b: jnp.abs(a - b) / scale, at="x")
+    return pk.fit(model(distance), DATA, method=pk.GPExact(starts=1), progress=False)
+
+
 @CORPUS.row("EP", "no Gaussian process", r"pk.gp\(")
 def engine_for_a_model_without_a_process() -> Any:
     plain = pk.Model(mu=dist.Normal(0, 1), y=pk.rv(lambda mu: dist.Normal(mu, 1)))
@@ -134,6 +140,19 @@ def engine_for_observations_of_sums() -> Any:
 def engine_for_missing_outcomes() -> Any:
     holes = np.where(Y > 1.5, np.nan, Y)
     return pk.fit(model(), {"x": X, "y": holes}, method=pk.EP(), progress=False)
+
+
+@CORPUS.row("site 'y'", "2 observed values are outside it .*2", "mend the data")
+def engine_for_labels_beyond_one() -> Any:
+    probit = model(value=lambda f: pk.BernoulliProbit(f))
+    data = {"x": X, "y": np.array([0, 1, 2, 1, 0, 2])}
+    return pk.fit(probit, data, method=pk.EP(), progress=False)
+
+
+@CORPUS.row("site 'f'", r"100000 points .*\d+ GiB|100000 rows", "subset|subsample")
+def engine_for_more_rows_than_memory() -> Any:
+    x = np.linspace(0, 1, 100_000)
+    return pk.fit(model(), {"x": x, "y": x}, method=pk.GPExact(), progress=False)
 
 
 @CORPUS.row("GPExact", "not Gaussian", r"pk.EP\(\)")
@@ -166,6 +185,31 @@ def test_mistake(mistake: Mistake) -> None:
     for part in ("where", "what", "remedy"):
         pattern = getattr(mistake, part)
         assert re.search(pattern, message, re.DOTALL), f"{part} {pattern!r} is not in:\n{message}"
+
+
+def test_jitter_is_said() -> None:
+    """A negative eigenvalue within a thousandth of the diagonal: repaired, and said."""
+    bent = np.eye(6)
+    bent[0, 1] = bent[1, 0] = 1.0005
+    table = jnp.asarray(bent)
+    looked_up = pk.gp(lambda: lambda a, b: table[a.astype(int), b.astype(int)], at="x")
+    fixed = model(looked_up).do(scale=1.0)
+    with pytest.warns(UserWarning, match="site 'f': the covariance matrix got a jitter"):
+        found = pk.fit(
+            fixed, {"x": np.arange(6.0), "y": Y}, method=pk.GPExact(starts=1), progress=False
+        )
+    assert 5e-4 < found.approximation.stats["jitter"] <= 1.001e-3
+    assert found.check()["jitter"].ok is False
+
+
+def test_engines_take_repeated_inputs_and_a_constant_outcome() -> None:
+    """A constant needs no noise, so its evidence has no bound: that is said, in finite figures."""
+    noisy = model(value=lambda f, noise: dist.Normal(f, noise)).extend(noise=dist.HalfNormal(1.0))
+    data = {"x": np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]), "y": np.full(6, 2.0)}
+    found = pk.fit(noisy, data, method=pk.GPExact(objective="ml2"), progress=False)
+    stats = found.approximation.stats
+    assert np.isfinite(stats["log_evidence"]) and np.all(np.isfinite(stats["f_mean"]))
+    assert "constant outcome" in found.check()["range"].advice
 
 
 def test_what_looks_like_a_mistake_and_is_none() -> None:

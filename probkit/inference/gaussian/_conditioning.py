@@ -56,6 +56,7 @@ class Factor(NamedTuple):
     alpha: Array
     mu: Array
     log_g: Array
+    jitter: Array
 
 
 class Adjoint(NamedTuple):
@@ -65,25 +66,35 @@ class Adjoint(NamedTuple):
     m: Array
 
 
-def safe_cholesky(matrix: Array, tries: int = 8) -> Array:
-    """The lower factor, with a diagonal of 10^k rounding errors added if it fails without.
+def jittered_cholesky(matrix: Array, tries: int = 8) -> tuple[Array, Array]:
+    """The lower factor, and the share of the mean diagonal that had to be added to get it.
 
-    All NaN where the largest jitter (a thousandth of the mean diagonal) does not help either.
+    The share is zero unless the plain factor fails; then it grows from n rounding errors to a
+    thousandth. The factor is all NaN, and the share infinite, where that does not help either.
     """
-    n = matrix.shape[0]
-    least = jnp.finfo(matrix.dtype).eps * jnp.mean(jnp.diagonal(matrix)) * n
-    largest = 1e-3 * jnp.mean(jnp.diagonal(matrix))
-    growth = jnp.maximum((largest / least) ** (1.0 / (tries - 1)), 1.0)
+    n, mean = matrix.shape[0], jnp.mean(jnp.diagonal(matrix))
+    least, largest = n * float(jnp.finfo(matrix.dtype).eps), 1e-3
+    growth = max((largest / least) ** (1.0 / (tries - 1)), 1.0)
+    eye = jnp.eye(n, dtype=matrix.dtype)
 
-    def failed(carry: tuple[Array, Array]) -> Array:
-        return (carry[0] < tries) & ~jnp.all(jnp.isfinite(jnp.diagonal(carry[1])))
+    def broken(tril: Array) -> Array:
+        return ~jnp.all(jnp.isfinite(jnp.diagonal(tril)))
 
-    def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        jitter = least * growth ** carry[0].astype(matrix.dtype)
-        eye = jnp.eye(n, dtype=matrix.dtype)
-        return carry[0] + 1, jnp.linalg.cholesky(matrix + jitter * eye)
+    def failed(carry: tuple[Array, Array, Array]) -> Array:
+        return (carry[0] < tries) & broken(carry[1])
 
-    return jax.lax.while_loop(failed, again, (jnp.int32(0), jnp.linalg.cholesky(matrix)))[1]
+    def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        share = least * growth ** carry[0].astype(matrix.dtype)
+        return carry[0] + 1, jnp.linalg.cholesky(matrix + share * mean * eye), share
+
+    first = (jnp.int32(0), jnp.linalg.cholesky(matrix), jnp.zeros((), matrix.dtype))
+    _, tril, share = jax.lax.while_loop(failed, again, first)
+    return tril, jnp.where(broken(tril), jnp.inf, share)
+
+
+def safe_cholesky(matrix: Array, tries: int = 8) -> Array:
+    """The factor of `jittered_cholesky` alone: for where the jitter is reported elsewhere."""
+    return jittered_cholesky(matrix, tries)[0]
 
 
 def lower_inverse(tril: Array, leaf: int = 64) -> Array:
@@ -105,7 +116,7 @@ def factorise(prior: Prior, sites: Sites) -> Factor:
     """Condition the prior on the sites: one Cholesky factor and its inverse."""
     n = prior.m.shape[0]
     s = jnp.sqrt(sites.l2)
-    tril = safe_cholesky(jnp.eye(n, dtype=s.dtype) + s[:, None] * prior.K * s)
+    tril, jitter = jittered_cholesky(jnp.eye(n, dtype=s.dtype) + s[:, None] * prior.K * s)
     inverse = lower_inverse(tril, max(64, n // 16))
     b = sites.l1 - sites.l2 * prior.m
     kb = prior.K @ b
@@ -113,7 +124,7 @@ def factorise(prior: Prior, sites: Sites) -> Factor:
     ka = prior.K @ alpha
     log_g = jnp.dot(sites.l1, prior.m) - 0.5 * jnp.dot(sites.l2, prior.m**2)
     log_g += 0.5 * jnp.dot(b, ka) - jnp.sum(jnp.log(jnp.diagonal(tril)))
-    return Factor(tril, inverse, s, alpha, prior.m + ka, log_g)
+    return Factor(tril, inverse, s, alpha, prior.m + ka, log_g, jitter)
 
 
 def variances(prior: Prior, factor: Factor) -> Array:

@@ -42,7 +42,7 @@ def solve(
     *,
     step: float | Array = 1.0,
     tolerance: float | Array = 1e-7,
-    max_steps: int = 1000,
+    max_steps: int = 300,
 ) -> Found:
     """The variational optimum at ``theta``, from ``start``."""
 

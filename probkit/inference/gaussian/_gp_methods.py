@@ -42,6 +42,7 @@ def cvi_engine(step: Array | float) -> Engine:
             p, theta, prior, start, step=step, tolerance=tolerance
         ),
         _cvi.value,
+        scout=ep_engine(1.0, 0.8),
     )
 
 
@@ -51,6 +52,7 @@ def hybrid_engine(step: Array | float) -> Engine:
         cvi_engine(step).solve,
         lambda p, theta, sites: _ep.value(p, theta, sites, exact=False),
         root=True,
+        scout=ep_engine(1.0, 0.8),
     )
 
 
@@ -88,11 +90,12 @@ class GPMethod(Inference):
     """A Gaussian process by one of five engines, hyperparameters at the optimum of its evidence.
 
     Abstract: the final classes `EP`, `CVI`, `HybridEP`, `GPLaplace` and `GPExact` say which
-    engine it is.
+    engine it is. Its constructor takes the options that all of them share; a class that inherits it
+    says so by name, because type checkers take it for that of a dataclass otherwise.
 
     Attributes:
         power: EP's power (other engines: 1).
-        damping: the step of EP's and CVI's updates at the most.
+        damping: the step of EP's and CVI's updates at the most (other engines: 1).
         objective: what the hyperparameters maximise, ``"map"`` or ``"ml2"``.
     """
 
@@ -105,11 +108,33 @@ class GPMethod(Inference):
     screen: int = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
 
-    def __init__(self, options: Options, power: float = 1.0, damping: float = 1.0):
-        self.power, self.damping = power, damping
-        self.draws, self.objective, self.starts = options.draws, options.objective, options.starts
-        self.screen, self.max_steps = options.screen, options.max_steps
-        self.tolerance = options.tolerance
+    def __init__(
+        self,
+        draws: int = 500,
+        objective: str = "map",
+        starts: int = 2,
+        screen: int = 4,
+        max_steps: int = 100,
+        tolerance: float = 1e-5,
+        **unknown: Any,
+    ):
+        self._set((draws, objective, starts, screen, max_steps, tolerance), unknown)
+
+    def _set(self, shared: tuple, unknown: dict[str, Any], **own: float) -> None:
+        """Check and keep the values of the shared options, and of the engine's own by name."""
+        name = type(self).__name__
+        check_options(name, unknown, (*own, *_learning.OPTIONS))
+        found = Options.checked(name, *shared)
+        self.draws, self.objective, self.starts = found.draws, found.objective, found.starts
+        self.screen, self.max_steps = found.screen, found.max_steps
+        self.tolerance = found.tolerance
+        shares = {
+            key: check_between(f"{name}({key})", value, 0.0, 1.0 + 1e-12)
+            for key, value in own.items()
+        }
+        self.power = shares.get("power", 1.0)
+        # CVI calls its damping a step.
+        self.damping = shares.get("damping", shares.get("step", 1.0))
 
     @property
     @abc.abstractmethod
@@ -130,7 +155,7 @@ class GPMethod(Inference):
 
     def init(self, key: Array, target: Target) -> dict[str, Array]:
         self.engine.check(Problem.of(target))
-        return _learning.init(key, target, self.screen)
+        return _learning.init(key, target, self.screen, self.engine.scout is not None)
 
     def step(
         self, key: Array, target: Target, state: dict[str, Array], batch: Batch | None, t: Array
@@ -138,12 +163,13 @@ class GPMethod(Inference):
         return _learning.step(target, state, self.engine, self.objective)
 
     def terminate(self, state: dict[str, Array], info: dict[str, Array]) -> tuple[Array, Array]:
-        return _learning.terminate(state, self.tolerance)
+        return _learning.terminate(state, self.tolerance, self.engine.root)
 
     def finish(
         self, key: np.ndarray, target: Target, state: Any, history: dict[str, np.ndarray]
     ) -> Approximation:
-        return _learning.finish(target, state, history, int(self.draws), type(self).__name__)
+        name = type(self).__name__
+        return _learning.finish(target, state, history, int(self.draws), name, self.engine.root)
 
 
 class EP(GPMethod):
@@ -181,31 +207,16 @@ class EP(GPMethod):
         tolerance: float = 1e-5,
         **unknown: Any,
     ):
-        check_options("EP", unknown, ("power", "damping", *_learning.OPTIONS))
-        options = Options.checked("EP", draws, objective, starts, screen, max_steps, tolerance)
-        a = check_between("EP(power)", power, 0.0, 1.0 + 1e-12)
-        most = check_between("EP(damping)", damping, 0.0, 1.0 + 1e-12)
-        GPMethod.__init__(self, options, a, most)
+        shared = (draws, objective, starts, screen, max_steps, tolerance)
+        self._set(shared, unknown, power=power, damping=damping)
 
     @property
     def engine(self) -> Engine:
         return ep_engine(self.power, self.damping)
 
 
-class CVI(GPMethod):
-    """Variational inference for a Gaussian process by natural gradients (dual parameters).
-
-    The Gaussian with the largest evidence lower bound; for Gaussian terms it is exact after one
-    step. Options as for `EP`; ``step`` is the natural gradient's, halved where sites oscillate.
-
-    Raises:
-        TypeError, ValueError: a misspelt option or one out of range.
-
-    Example:
-        >>> import probkit as pk
-        >>> pk.CVI(objective="ml2").objective
-        'ml2'
-    """
+class SteppedGP(GPMethod):
+    """What the two engines of natural gradients share: the option ``step``. Abstract."""
 
     def __init__(
         self,
@@ -218,21 +229,37 @@ class CVI(GPMethod):
         tolerance: float = 1e-5,
         **unknown: Any,
     ):
-        check_options("CVI", unknown, ("step", *_learning.OPTIONS))
-        options = Options.checked("CVI", draws, objective, starts, screen, max_steps, tolerance)
-        most = check_between("CVI(step)", step, 0.0, 1.0 + 1e-12)
-        GPMethod.__init__(self, options, damping=most)
+        self._set((draws, objective, starts, screen, max_steps, tolerance), unknown, step=step)
+
+
+class CVI(SteppedGP):
+    """Variational inference for a Gaussian process by natural gradients (dual parameters).
+
+    The Gaussian with the largest evidence lower bound; for Gaussian terms it is exact after one
+    step. The search for hyperparameters begins at EP's optimum. Options as for `EP`; ``step`` is
+    the natural gradient's, halved where sites oscillate.
+
+    Raises:
+        TypeError, ValueError: a misspelt option or one out of range.
+
+    Example:
+        >>> import probkit as pk
+        >>> pk.CVI(objective="ml2").objective
+        'ml2'
+    """
+
+    __init__ = SteppedGP.__init__
 
     @property
     def engine(self) -> Engine:
         return cvi_engine(self.damping)
 
 
-class HybridEP(GPMethod):
+class HybridEP(SteppedGP):
     """Variational inference for the function, EP's log evidence for the hyperparameters.
 
-    The sites are CVI's at every step; the hyperparameters follow EP's energy at those sites,
-    differentiated with the sites frozen, and end at the root of that derivative. Options as for
+    The sites are CVI's; the hyperparameters end where EP's energy at those sites, differentiated
+    with the sites frozen, has no slope. The search begins at EP's own optimum. Options as for
     `CVI`.
 
     Raises:
@@ -244,23 +271,7 @@ class HybridEP(GPMethod):
         ('gaussian_latent',)
     """
 
-    def __init__(
-        self,
-        draws: int = 500,
-        step: float = 1.0,
-        objective: str = "map",
-        starts: int = 2,
-        screen: int = 4,
-        max_steps: int = 100,
-        tolerance: float = 1e-5,
-        **unknown: Any,
-    ):
-        check_options("HybridEP", unknown, ("step", *_learning.OPTIONS))
-        options = Options.checked(
-            "HybridEP", draws, objective, starts, screen, max_steps, tolerance
-        )
-        most = check_between("HybridEP(step)", step, 0.0, 1.0 + 1e-12)
-        GPMethod.__init__(self, options, damping=most)
+    __init__ = SteppedGP.__init__
 
     @property
     def engine(self) -> Engine:
@@ -282,21 +293,7 @@ class GPLaplace(GPMethod):
         4
     """
 
-    def __init__(
-        self,
-        draws: int = 500,
-        objective: str = "map",
-        starts: int = 2,
-        screen: int = 4,
-        max_steps: int = 100,
-        tolerance: float = 1e-5,
-        **unknown: Any,
-    ):
-        check_options("GPLaplace", unknown, _learning.OPTIONS)
-        options = Options.checked(
-            "GPLaplace", draws, objective, starts, screen, max_steps, tolerance
-        )
-        GPMethod.__init__(self, options)
+    __init__ = GPMethod.__init__
 
     @property
     def engine(self) -> Engine:
@@ -318,19 +315,7 @@ class GPExact(GPMethod):
         ('gaussian_latent',)
     """
 
-    def __init__(
-        self,
-        draws: int = 500,
-        objective: str = "map",
-        starts: int = 2,
-        screen: int = 4,
-        max_steps: int = 100,
-        tolerance: float = 1e-5,
-        **unknown: Any,
-    ):
-        check_options("GPExact", unknown, _learning.OPTIONS)
-        options = Options.checked("GPExact", draws, objective, starts, screen, max_steps, tolerance)
-        GPMethod.__init__(self, options)
+    __init__ = GPMethod.__init__
 
     @property
     def engine(self) -> Engine:

@@ -5,9 +5,6 @@ and the pair ``s, y`` of moves of point and gradient then enters the memory if `
 ``t`` is reduced by the minimum of the parabola through the two values, within [0.1, 0.5]. The next
 direction is ``p = -H g`` by the two-loop recursion (Nocedal and Wright 2006, algorithm 7.4). Before
 that, the first trials are ``candidates``: the search starts from the best of them.
-
-An objective that is not the potential of its gradient (the hybrid's energy) has ``root=True``: a
-point is also accepted when its gradient is smaller by a twentieth.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from jaxtyping import Array
 
 MEMORY = 10
 _ARMIJO = 1e-4
-_MAX_MOVE = 2.0  # hyperparameters are logs: no step multiplies one by more than e^2
+MAX_MOVE = 2.0  # hyperparameters are logs: no step multiplies one by more than e^2
 
 
 class Search(NamedTuple):
@@ -51,18 +48,13 @@ def begin(candidates: Array) -> Search:
     return Search(first, inf, none, first, none, zero, memory, memory, count, inf, count, count)
 
 
-def advance(
-    at: Search, value: Array, slope: Array, candidates: Array, root: bool
-) -> tuple[Search, Array]:
+def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[Search, Array]:
     """Judge the trial, whose value and gradient these are; also returns whether it was taken."""
     screening = at.looks < candidates.shape[0]
     fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
     value = jnp.where(fine, value, jnp.inf)
     promised = jnp.dot(at.slope, at.direction) * at.length
     enough = value <= at.value + _ARMIJO * promised
-    if root:
-        norms = jnp.stack([jnp.max(jnp.abs(g), initial=0.0) for g in (slope, at.slope)])
-        enough |= norms[0] < 0.95 * norms[1]
     taken = fine & jnp.where(screening, value < at.value, enough)
     moves, turns, pairs = _remember(at, slope, taken & ~screening)
     x = jnp.where(taken, at.trial, at.x)
@@ -70,12 +62,12 @@ def advance(
     looks = at.looks + 1
     # From here on the direction is that of the point kept; a refused trial keeps its direction.
     fresh = taken | (looks == candidates.shape[0])
-    direction = jnp.where(fresh, _direction(slope, moves, turns, pairs), at.direction)
+    direction = jnp.where(fresh, direction_of(slope, moves, turns, pairs), at.direction)
     bend = value - at.value - promised
     parabola = jnp.where(bend > 0, -0.5 * promised / bend, 0.5)
     shorter = at.length * jnp.clip(jnp.where(fine, parabola, 0.1), 0.1, 0.5)
     largest = jnp.max(jnp.abs(direction), initial=0.0)
-    whole = jnp.minimum(1.0, _MAX_MOVE / jnp.maximum(largest, 1e-30))
+    whole = jnp.minimum(1.0, MAX_MOVE / jnp.maximum(largest, 1e-30))
     length = jnp.where(fresh, whole, shorter)
     following = candidates[jnp.minimum(looks, candidates.shape[0] - 1)]
     searching = looks >= candidates.shape[0]
@@ -104,7 +96,7 @@ def _remember(at: Search, slope: Array, taken: Array) -> tuple[Array, Array, Arr
     return push(at.moves, s), push(at.turns, y), at.pairs + good.astype(jnp.int32)
 
 
-def _direction(slope: Array, moves: Array, turns: Array, pairs: Array) -> Array:
+def direction_of(slope: Array, moves: Array, turns: Array, pairs: Array) -> Array:
     """``-H g``; the newest pair comes first, and rows that hold none are zero."""
     sy = jnp.sum(moves * turns, axis=1)
     rho = jnp.where(sy > 0, 1.0 / jnp.where(sy > 0, sy, 1.0), 0.0)

@@ -9,11 +9,15 @@ search begins at the best of several random points, and there can be several sea
 is kept. ``theta`` is a point: its own uncertainty is not in the result.
 
 Every step of a search is one evaluation: the prior's covariance, the engine's sites from where they
-were, the energy and its derivative.
+were, the energy and its derivative. An engine whose evaluations are dear (variational inference,
+the hybrid) has a scout, EP: it searches to the optimum of the scout's evidence, and goes on from
+there, with the scout's sites and inverse Hessian. A few evaluations of its own are then enough.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +29,7 @@ from jaxtyping import Array
 from probkit.core import Approximation, Status, Target, check_between, check_choice, check_count
 from probkit.core._check import Check
 from probkit.core._programs import compiled
+from probkit.inference.gaussian._broyden import Root, begin_root, chosen, follow, handed_over
 from probkit.inference.gaussian._conditioning import Prior, Sites
 from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, Found
 from probkit.inference.gaussian._lbfgs import Search, advance, begin
@@ -33,10 +38,17 @@ from probkit.inference.gaussian._problem import WALL, Problem
 
 OPTIONS = ("draws", "objective", "starts", "screen", "max_steps", "tolerance")
 _BYTES = 12  # matrices of n x n doubles alive at once, about
-_REFUSED = 12
+_REFUSED, _ROOTLESS = 12, 4  # trials in a row: of a search, and of one that may have no end
+#: Nats left to be gained that are let pass. A field without a potential need not have a root: then
+#: the search ends where it is least, and a tenth of a nat there is less than half a posterior
+#: standard deviation of a hyperparameter.
+_LEFT, _LEFT_OF_ROOT = 0.01, 0.1
+_EDGE = WALL - 1.0  # a hyperparameter this far out is on its way to the wall
+_MOST_JITTER = 1e-6  # of the mean diagonal: beyond, it is another model and is said
 #: Residuals of the sites while starts are compared, and afterwards. (The energies of EP and CVI are
 #: stationary in the sites: a residual r costs r^2 in them, and r in their derivatives.)
-_ROUGH, _FINE = 1e-2, 1e-6
+_ROUGH, _FINE = 1e-2, 1e-5
+_HANDOVER = 1e-3  # nats that a scout leaves to be gained
 
 
 class Engine(NamedTuple):
@@ -47,12 +59,14 @@ class Engine(NamedTuple):
         value: ``(problem, theta, sites) -> scalar``, with the derivative that is meant.
         root: whether the derivative is not that of the value (sites are frozen in it).
         check: raises where the engine cannot do the problem.
+        scout: an engine that is quick and ends close by, whose optimum the search begins with.
     """
 
     solve: Callable[[Problem, Array, Prior, Sites, Array], Found]
     value: Callable[[Problem, Array, Sites], Array]
     root: bool = False
     check: Callable[[Problem], None] = lambda problem: None
+    scout: Engine | None = None
 
 
 class Options(NamedTuple):
@@ -87,10 +101,10 @@ class Options(NamedTuple):
         )
 
 
-def init(key: Array, target: Target, screen: int, max_bytes: float | None = None) -> dict:
+def init(key: Array, target: Target, screen: int, scouting: bool) -> dict:
     """The state of one search: points to look at, and sites to start from."""
     problem = Problem.of(target)
-    _check_memory(problem.latent.size, max_bytes)
+    _check_memory(problem.latent.name, problem.latent.size, None)
     latent, dtype = problem.latent, target.dtype
     points = [latent.start(k, target.arrays) for k in jax.random.split(key, screen)]
     candidates = jnp.stack(points).astype(dtype)
@@ -98,6 +112,8 @@ def init(key: Array, target: Target, screen: int, max_bytes: float | None = None
     state = {f"search_{k}": v for k, v in begin(candidates)._asdict().items()}
     sites = {"l1": flat, "l2": flat}
     inner = {"residual": jnp.asarray(jnp.inf, dtype), "reason": jnp.int32(0)}
+    root = begin_root(candidates.shape[1], candidates.dtype)._asdict()
+    inner |= {f"root_{k}": v for k, v in root.items()} | {"scouting": jnp.asarray(scouting)}
     return {**state, **sites, **inner, "candidates": candidates, "log_z": flat[0]}
 
 
@@ -107,8 +123,50 @@ def step(
     """One evaluation at the trial point, and the next trial."""
     problem = Problem.of(target)
     at = Search(**{k: state[f"search_{k}"] for k in Search._fields})
-    candidates = state["candidates"]
-    cold = at.looks < candidates.shape[0]
+    root = Root(**{k: state[f"root_{k}"] for k in Root._fields})
+    candidates, scouting = state["candidates"], state["scouting"]
+    look = functools.partial(_look, problem, state, objective, at.looks < candidates.shape[0])
+    if engine.scout is None:
+        value, slope, found, log_z = look(engine, at.trial)
+    else:
+        value, slope, found, log_z = jax.lax.cond(
+            scouting,
+            functools.partial(look, engine.scout),
+            functools.partial(look, engine),
+            at.trial,
+        )
+    new, taken = advance(at, value, slope, candidates)
+    if engine.root:
+        other, root, also = follow(at, root, value, slope)
+        # The field of the scout is a gradient: its points leave no pairs.
+        fresh = begin_root(candidates.shape[1], candidates.dtype)
+        root = chosen(scouting, fresh, root)
+        new, taken = chosen(scouting, new, other), jnp.where(scouting, taken, also)
+    out = {"scouting": scouting}
+    if engine.scout is not None:
+        searching = new.looks >= candidates.shape[0]
+        there = (new.gain < _HANDOVER) | (new.refused >= _REFUSED)
+        over = scouting & searching & there & jnp.isfinite(new.value)
+        new = chosen(over, handed_over(new), new)
+        out["scouting"] = scouting & ~over
+    pick = lambda a, b: jnp.where(taken, a, b)  # noqa: E731
+    out |= {f"search_{k}": v for k, v in new._asdict().items()}
+    out |= {f"root_{k}": v for k, v in root._asdict().items()}
+    out |= {
+        "l1": pick(found.sites.l1, state["l1"]),
+        "l2": pick(found.sites.l2, state["l2"]),
+        "residual": pick(found.residual, state["residual"]),
+        "reason": pick(found.reason, state["reason"]),
+        "log_z": pick(log_z, state["log_z"]),
+        "candidates": candidates,
+    }
+    return out, {"objective": -new.value, "site_steps": found.steps, "gain": new.gain}
+
+
+def _look(
+    problem: Problem, state: dict, objective: str, cold: Array, engine: Engine, theta: Array
+) -> tuple[Array, Array, Found, Array]:
+    """What is minimised at ``theta`` with its derivative, the sites, and the log evidence."""
 
     def loss(theta: Array) -> tuple[Array, tuple[Found, Array]]:
         theta0 = jax.lax.stop_gradient(theta)
@@ -125,33 +183,23 @@ def step(
             total += problem.latent.log_prior(theta, problem.arrays)
         return -total, (found, log_z)
 
-    (value, (found, log_z)), slope = jax.value_and_grad(loss, has_aux=True)(at.trial)
-    value = jnp.where(found.reason == NOT_FINITE, jnp.inf, value)
-    new, taken = advance(at, value, slope, candidates, engine.root)
-    pick = lambda a, b: jnp.where(taken, a, b)  # noqa: E731
-    out = {f"search_{k}": v for k, v in new._asdict().items()}
-    out |= {
-        "l1": pick(found.sites.l1, state["l1"]),
-        "l2": pick(found.sites.l2, state["l2"]),
-        "residual": pick(found.residual, state["residual"]),
-        "reason": pick(found.reason, state["reason"]),
-        "log_z": pick(log_z, state["log_z"]),
-        "candidates": candidates,
-    }
-    return out, {"objective": -new.value, "site_steps": found.steps, "gain": new.gain}
+    (value, (found, log_z)), slope = jax.value_and_grad(loss, has_aux=True)(theta)
+    return jnp.where(found.reason == NOT_FINITE, jnp.inf, value), slope, found, log_z
 
 
-def terminate(state: dict, tolerance: Array | float) -> tuple[Array, Array]:
+def terminate(state: dict, tolerance: Array | float, root: bool) -> tuple[Array, Array]:
     """Done when the quadratic model promises less than ``tolerance``, or no step is left."""
     searching = state["search_looks"] >= state["candidates"].shape[0]
     lost = searching & ~jnp.isfinite(state["search_value"])
     flat = state["search_gain"] < tolerance
-    stuck = state["search_refused"] >= _REFUSED
+    stuck = state["search_refused"] >= (_ROOTLESS if root else _REFUSED)
     code = jnp.where(lost, int(Status.NONFINITE), int(Status.OK)).astype(jnp.int32)
-    return (searching & (flat | stuck)) | lost, code
+    return (searching & ~state["scouting"] & (flat | stuck)) | lost, code
 
 
-def finish(target: Target, state: dict, history: dict, draws: int, name: str) -> Approximation:
+def finish(
+    target: Target, state: dict, history: dict, draws: int, name: str, root: bool
+) -> Approximation:
     """The best search's end as a distribution over the model's own space."""
     best = int(np.nanargmin(state["search_value"]))
     pick = {k: np.asarray(v[best]) for k, v in state.items()}
@@ -162,6 +210,10 @@ def finish(target: Target, state: dict, history: dict, draws: int, name: str) ->
         target.program, "gp_summary", name, lambda p: summarise(target.program, p), args
     )
     figures = {k: np.asarray(v) for k, v in program(*args).items()}
+    jitter = float(np.max(figures["jitters"]))
+    allowed = max(_MOST_JITTER, 100.0 * len(pick["l1"]) * float(np.finfo(dtype).eps))
+    if not jitter <= allowed:
+        _warn_of_jitter(target, name, jitter, allowed, theta)
     ends = -state["search_value"]
     stats = {
         "log_evidence": float(pick["log_z"]),
@@ -175,38 +227,72 @@ def finish(target: Target, state: dict, history: dict, draws: int, name: str) ->
         "steps": history["objective"].shape[1],
         "site_steps": int(np.sum(history["site_steps"])),
         "site_residual": float(pick["residual"]),
-        "gain_left": float(pick["search_gain"]),
+        "gain_left": float("inf" if pick["scouting"] else pick["search_gain"]),
+        "jitter": jitter,
         "starts": len(ends),
         "starts_at_best": int(np.sum(np.abs(ends - ends[best]) < 0.1)),
     }
-    checks = _checks(pick, theta, stats, np.finfo(dtype).eps)
-    converged = pick["reason"] == CONVERGED and (stats["gain_left"] < 0.01)
+    left = _LEFT_OF_ROOT if root else _LEFT
+    checks = _checks(theta, stats, np.finfo(dtype).eps, allowed, left)
+    converged = pick["reason"] == CONVERGED and stats["gain_left"] < left
     status = Status.OK if converged else Status.MAX_STEPS
     if not (np.isfinite(stats["log_evidence"]) and np.all(np.isfinite(figures["mean"]))):
         status = Status.NONFINITE
     return approximation(target, params, draws, stats, checks, status)
 
 
-def _checks(pick: dict, theta: np.ndarray, stats: dict, eps: float) -> tuple[Check, ...]:
+def _checks(
+    theta: np.ndarray, stats: dict, eps: float, allowed: float, left: float
+) -> tuple[Check, ...]:
     """What the search itself can say about its result."""
     residual, gain = stats["site_residual"], stats["gain_left"]
     limit = max(1e-4, 1e3 * float(eps))
     ok = bool(residual < limit)
     words = "the sites did not settle: use less damping (a smaller step), or pk.NUTS()"
     sites = Check("sites", ok, residual, limit, "", "" if ok else words)
-    ok = bool(gain < 0.01)
+    ok = bool(gain < left)
     words = "the search for hyperparameters was cut off: allow more max_steps, or more starts"
-    search = Check("hyperparameters", ok, gain, 0.01, "", "" if ok else words)
+    search = Check("hyperparameters", ok, gain, left, "", "" if ok else words)
     far = float(np.max(np.abs(theta), initial=0.0))
-    ok = far < WALL
+    ok = far < _EDGE
     words = (
         "a hyperparameter ran to the edge of its range: the data do not bound it (separable "
         "classes, a constant outcome, or duplicate rows); give it an informative prior"
     )
-    return sites, search, Check("range", ok, far, WALL, "", "" if ok else words)
+    edge = Check("range", ok, far, _EDGE, "", "" if ok else words)
+    ok = stats["jitter"] <= allowed
+    words = "the covariance matrix is hardly positive definite: see the warning of the fit"
+    jitter = Check("jitter", ok, stats["jitter"], allowed, "", "" if ok else words)
+    return sites, search, edge, jitter
 
 
-def _check_memory(n: int, most: float | None) -> None:
+def _warn_of_jitter(
+    target: Target, name: str, jitter: float, allowed: float, theta: np.ndarray
+) -> None:
+    """Warn of a covariance matrix that another one was put in the place of, or refuse it."""
+    latent = target.program.gaussian_latent(target.arrays)
+    at = ", ".join(f"{k}={v:.3g}" for k, v in zip(latent.theta.labels(), theta, strict=True))
+    where = f"{name}: site {latent.name!r}: the covariance matrix"
+    remedy = (
+        "check that the kernel is positive definite (a function of a distance need not be one: "
+        "take a kernel of pk.kernels, or sums and products of them), that inputs and kernel are "
+        "finite, and that rows which repeat an input have noise of their own"
+    )
+    if np.isfinite(jitter):
+        warnings.warn(
+            f"{where} got a jitter of {jitter:.1e} of its mean diagonal, expected at most "
+            f"{allowed:.1g}; {remedy}",
+            UserWarning,
+            stacklevel=2,
+        )
+        return
+    raise ValueError(
+        f"{where} is not positive definite, even with a thousandth of its diagonal added, at the "
+        f"best hyperparameters found ({at}, in the unconstrained space); {remedy}"
+    )
+
+
+def _check_memory(name: str, n: int, most: float | None) -> None:
     """Raise where some matrices of the size of the covariance do not fit in memory."""
     import os
 
@@ -218,8 +304,8 @@ def _check_memory(n: int, most: float | None) -> None:
     need = 8.0 * _BYTES * n**2
     if need > most:
         raise ValueError(
-            f"a dense Gaussian process of {n} rows needs about {need / 1e9:.0f} GB, and this "
-            f"machine has {most / 1e9:.0f} GB: fit a subset of at most "
+            f"site {name!r}: a dense Gaussian process of {n} rows needs about {need / 1e9:.0f} GB, "
+            f"and this machine has {most / 1e9:.0f} GB: fit a subset of at most "
             f"{int((most / 8.0 / _BYTES) ** 0.5)} rows, or replace pk.gp by a model with fewer "
             "basis functions than rows"
         )

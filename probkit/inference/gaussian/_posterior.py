@@ -31,6 +31,7 @@ from probkit.core._trees import in_precision
 from probkit.inference.gaussian._conditioning import (
     Sites,
     factorise,
+    jittered_cholesky,
     safe_cholesky,
     variances,
 )
@@ -44,13 +45,18 @@ def problem_of(program: Program, arrays: dict) -> Problem:
 
 
 def summarise(program: Program, params: dict) -> dict[str, Array]:
-    """Means and sds of ``f``, and leave-one-out log densities, ``(n,)`` each."""
+    """Means and sds of ``f``, and leave-one-out log densities, ``(n,)`` each.
+
+    And the jitters, as shares of the mean diagonal, that the two factors needed: that of the
+    conditioned prior, and that of the prior itself, which draws are made with.
+    """
     problem, theta, sites = _parts(program, params)
     prior = problem.prior(theta)
     factor = factorise(prior, sites)
     v = variances(prior, factor)
     out = cavity(problem, theta, factor.mu, v, sites, 1.0)
-    return {"mean": factor.mu, "sd": jnp.sqrt(v), "loo": out.moments.value}
+    jitters = jnp.stack([factor.jitter, jittered_cholesky(prior.K)[1]])
+    return {"mean": factor.mu, "sd": jnp.sqrt(v), "loo": out.moments.value, "jitters": jitters}
 
 
 def draw(program: Program, params: dict, key: Array, n: int) -> Array:

@@ -17,6 +17,7 @@ from probkit.inference.gaussian._tilted import (
     Rule,
     bend,
     expected,
+    probit_expected,
     probit_tilted,
     rule,
     tilted,
@@ -79,6 +80,9 @@ class Problem:
         if self.kind == "gaussian":
             a, b, c = self.latent.gaussian_terms(theta, self.arrays)
             return Moments(c + b * m - 0.5 * a * (m**2 + v), b - a * m, -a)
+        if self.kind == "probit":
+            slope, offset = self.latent.probit_terms(theta, self.arrays)
+            return probit_expected(slope, offset, m, v)
         return expected(self.terms(theta), m, v, self.rule(theta, m, v, 9.0))
 
     def tilted(self, theta: Array, m: Array, v: Array, power: float | Array = 1.0) -> Moments:

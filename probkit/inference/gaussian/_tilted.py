@@ -36,7 +36,11 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr, logsumexp
 from jaxtyping import Array
 
+from probkit.inference.gaussian._normal_cdf import hazard_ratio
+from probkit.inference.gaussian._normal_cdf import log_ndtr as quick_log_ndtr
+
 NODES = 64
+_PROBIT_NODES = 80  # 2e-7 at 150 bends wide, 1e-10 at 20
 _REACH = 10.0  # sds on either side that the nodes cover
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -152,6 +156,29 @@ def probit_tilted(slope: Array, offset: Array, m: Array, v: Array) -> Moments:
     z = (offset + slope * m) * scale
     ratio, excess = hazard(z)
     return Moments(log_ndtr(z), slope * scale * ratio, -((slope * scale) ** 2) * ratio * excess)
+
+
+def probit_expected(slope: Array, offset: Array, m: Array, v: Array) -> Moments:
+    """`expected` for ``l(f) = log Phi(offset + slope f)``, at an eighth of the cost.
+
+    The slope of such a term is bounded, so that the mass of the normal alone must be covered: the
+    nodes are ``z = z0 + w sinh u``, the bend at ``z0``, with ends at ten sds.
+    """
+    s = jnp.sqrt(v)
+    flat = jnp.abs(slope) < 1e-12
+    steep = jnp.where(flat, 1.0, slope)
+    z0 = jnp.clip((-offset / steep - m) / s, -9.0, 9.0)
+    w = 1.0 / jnp.maximum(s * jnp.abs(steep), 1.0)
+    begin, end = jnp.arcsinh((-_REACH - z0) / w), jnp.arcsinh((_REACH - z0) / w)
+    du = (end - begin) / (_PROBIT_NODES - 1)
+    grown = jnp.exp(begin + du * jnp.arange(_PROBIT_NODES, dtype=m.dtype)[:, None])
+    z = z0 + 0.5 * w * (grown - 1.0 / grown)
+    log_peak = jnp.log(0.5 * w * du) - _HALF_LOG_2PI
+    weight = jnp.exp(log_peak - 0.5 * z**2) * (grown + 1.0 / grown)
+    eta = offset + slope * (m + s * z)
+    rise = weight * slope * hazard_ratio(eta)
+    value = jnp.sum(weight * quick_log_ndtr(eta), axis=0)
+    return Moments(value, jnp.sum(rise, axis=0), jnp.sum(rise * z, axis=0) / s)
 
 
 def hazard(z: Array) -> tuple[Array, Array]:

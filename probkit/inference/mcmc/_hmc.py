@@ -36,7 +36,7 @@ class HMC(Inference):
     Args:
         draws: draws a chain that are kept.
         warmup: adaptation steps a chain before them.
-        chains: independent chains, vectorised.
+        chains: independent chains (in turns on a CPU, vectorised elsewhere).
         leapfrog: leapfrog steps a trajectory. On a GPU, where chains wait for the longest
             trajectory, a fixed number can beat `NUTS`.
         target_accept: acceptance rate that the step size is tuned to (0.65 is optimal for HMC in

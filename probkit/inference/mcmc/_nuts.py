@@ -38,7 +38,7 @@ class NUTS(Inference):
     Args:
         draws: draws a chain that are kept.
         warmup: adaptation steps a chain before them (kept apart, in the warm-up groups).
-        chains: independent chains, vectorised.
+        chains: independent chains (in turns on a CPU, vectorised elsewhere).
         target_accept: acceptance rate that the step size is tuned to. 0.8 suits most models;
             raise it to 0.95 or 0.99 where there are divergences.
         max_depth: a trajectory has at most ``2**max_depth`` leapfrog steps.

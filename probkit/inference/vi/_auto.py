@@ -3,6 +3,9 @@
 Mean-field, low rank, full rank and flow are fitted in turn, each by a run of its own, until k-hat,
 the effective sample size and the moments of 20,000 weighted draws find nothing wrong. Where none
 passes, the fit with the highest ELBO is kept, and its failing checks say so.
+
+A first fit that was ended from outside (a time limit, an interruption) is not followed by others.
+Those that follow are not told of a limit of the first: they end by their own stop or ``max_steps``.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ _FULL_RANK_LARGEST = 500
 
 def escalated(method: VI, key: np.ndarray, target: Target, first: Approximation) -> Approximation:
     """The first fit of the ladder that passes, ``first`` being that of its lowest rung."""
+    cut = _cut_short(method, first)
     fits: list[Approximation] = []
     tried: list[dict[str, Any]] = []
     for number, family in enumerate(_rungs(target)):
@@ -31,11 +35,17 @@ def escalated(method: VI, key: np.ndarray, target: Target, first: Approximation)
         fits.append(replace(made, weights=weights))
         figures = {"elbo": weights.elbo.value, "k_hat": weights.khat, "ess": weights.ess_ratio}
         tried.append({"family": family, "ok": weights.ok and made.status.ok, **figures})
-        if tried[-1]["ok"]:
+        if tried[-1]["ok"] or cut:
             break
     best = len(fits) - 1 if tried[-1]["ok"] else int(np.nanargmax([t["elbo"] for t in tried]))
     stats = {**fits[best].stats, "family": tried[best]["family"], "tried": tried}
-    return replace(fits[best], stats=stats, checks=(*fits[best].checks, _verdict(tried, best)))
+    return replace(fits[best], stats=stats, checks=(*fits[best].checks, _verdict(tried, best, cut)))
+
+
+def _cut_short(method: VI, first: Approximation) -> bool:
+    """Whether the first fit ended neither by its stop nor by its number of steps."""
+    stopped = first.status.ok or float(first.stats["nonfinite_steps"]) > 0
+    return not stopped and int(first.stats["steps"]) < int(method.max_steps)
 
 
 def _rungs(target: Target) -> tuple[str, ...]:
@@ -59,10 +69,12 @@ def _key(key: np.ndarray, number: int) -> np.ndarray:
     return mixed.generate_state(key.size).astype(np.uint32).reshape(key.shape)
 
 
-def _verdict(tried: list[dict[str, Any]], best: int) -> Check:
+def _verdict(tried: list[dict[str, Any]], best: int, cut: bool) -> Check:
     failed = sum(not t["ok"] for t in tried)
     good = bool(tried[best]["ok"])
     words = ", ".join(f"{t['family']} {'passed' if t['ok'] else 'failed'}" for t in tried)
+    if cut:
+        words += "; ended from outside before others were tried"
     advice = (
         "no family passed its checks; the one with the highest ELBO was kept: reparametrise, add "
         "layers to the flow, allow more steps, or use NUTS"

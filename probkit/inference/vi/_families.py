@@ -24,6 +24,9 @@ FAMILIES = (
     "autoregressive",
 )
 
+#: What methods with an engine of their own call theirs.
+OWN_ENGINES = ("isotropic", "amortised")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -39,7 +42,7 @@ class Shape:
 
 def family_named(name: str, shape: Shape) -> Family:
     """The family of a name; "auto" begins with the simplest."""
-    if name in ("meanfield", "auto"):
+    if name in ("meanfield", "auto", *OWN_ENGINES):
         return Affine(False, shape.scale)
     if name == "lowrank":
         return LowRank(shape.rank, shape.scale)

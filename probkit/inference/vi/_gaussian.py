@@ -29,6 +29,9 @@ from probkit.inference.vi._family import (
 )
 from probkit.inference.vi._scale_maps import free_of, scale_of, settle_scale
 
+# Of the rest beside a low-rank factor, in units of the start's scales.
+_LEAST = 0.01
+
 
 @dataclass(frozen=True)
 class Affine(Family):
@@ -154,4 +157,7 @@ class LowRank(Family):
     def settle(self, new: Params, old: Params, step: Params, prox: bool) -> Params:
         # The entropy of diag + low rank is no sum over entries of s: it has no cheap proximal step.
         scale = settle_scale(self.scale, new["scale"], old["scale"], step["scale"], False)
+        if self.scale == "linear":
+            # Where the factor explains a coordinate alone, s would fall until U / s overflows.
+            scale = jnp.maximum(scale, _LEAST)
         return {**new, "scale": scale}

@@ -3,7 +3,7 @@ r"""The mode check: does the approximation miss a mode of the posterior?
 k-hat and ESS only see where the approximation q puts its draws: a mode that q has lost leaves them
 good. This check looks elsewhere.
 
-1. ``16 ceil(d/2)`` starts (32 at the least, 128 at the most): half from the prior, half draws of q
+1. ``32 ceil(d/2)`` starts (64 at the least, 192 at the most): half from the prior, half draws of q
    moved away from its mean by factors of 1 to 30. Each climbs to a maximum of log p (`_climb`).
 2. Maxima closer than 1.5 Laplace standard deviations are one; points that are no maxima (a Newton
    decrement above 0.5) are dropped. With Hessian -A at the maximum m, the Laplace scale is A^{-1}.
@@ -40,7 +40,7 @@ from probkit.core._programs import compiled
 from probkit.core._trees import in_precision
 from probkit.inference.vi._climb import climb
 
-_LEAST, _STARTS, _MODES, _DRAWS, _MOST_DIMS = 32, 128, 32, 200, 500
+_LEAST, _STARTS, _MODES, _DRAWS, _MOST_DIMS = 64, 192, 32, 200, 500
 _MERGE, _DECREMENT, _FREEDOM = 1.5, 0.5, 5.0
 _SHARE, _LOST, _K_HAT, _ESS = 0.2, 0.05, 0.7, 0.5
 
@@ -145,7 +145,7 @@ def find_modes(
 def _maxima(target: Target, key: np.ndarray, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the climbs, best first, near copies left out, at most `_MODES`."""
     program, size = target.program, target.program.flat.size
-    count = int(np.clip(16 * -(-size // 2), _LEAST, _STARTS))
+    count = int(np.clip(32 * -(-size // 2), _LEAST, _STARTS))
     rng = np.random.default_rng([*np.asarray(key).ravel().tolist(), 1])
     finite = weights.points[np.isfinite(weights.log_p)]
     if not len(finite):

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-OBJECTIVES = ("elbo", "iwelbo", "renyi", "forward_kl")
+#: "data_emphasised" has an engine of its own, `_emphasis`.
+OBJECTIVES = ("elbo", "iwelbo", "renyi", "forward_kl", "data_emphasised")
 GRADIENTS = ("reparam", "stl", "dreg", "score")
 
 #: The gradients that each objective can have, its own default first.
@@ -33,6 +34,7 @@ ALLOWED = {
     "iwelbo": ("dreg", "stl", "reparam"),
     "renyi": ("stl", "reparam"),
     "forward_kl": ("reparam",),
+    "data_emphasised": ("reparam",),
 }
 
 

@@ -3,12 +3,13 @@ r"""The automatic stop: nobody chooses a learning rate or a number of steps.
 Steps are taken in windows. At the end of a window the mean of the parameters over its second half
 is compared with the best fit so far (at first: the start) by paired draws, and
 
-    gain > max(tolerance, its error)   go on with the same step size; the count of quiet windows
-                                       is halved
+    gain > max(tolerance, its error)   go on with the same step size
     otherwise                          a quiet window: step size x 0.4, windows x 1.5
     gain < -tolerance                  back to the best fit; counts as half a quiet window
 
-A count of two ends the fit. It also ends where nothing is left to gain: half the
+A count of two ends the fit, whether or not the two follow each other: where noise makes every
+other window gain a little, waiting for two in a row takes thousands of steps for a thousandth of a
+nat. It also ends where nothing is left to gain: half the
 variance of ``log p - log q`` (where small, the KL divergence from the target) is below the
 tolerance. The best fit is what is returned, so that no step can spoil it: noise in the steps of an
 optimiser drives it off even an exact start.
@@ -29,7 +30,7 @@ from jaxtyping import Array
 from probkit.core import Target
 from probkit.inference.vi._engine import Recipe, compare
 
-_REDUCE, _GROW, _BACK, _FORGET = 0.4, 1.5, 0.5, 0.5
+_REDUCE, _GROW, _BACK = 0.4, 1.5, 0.5
 #: Consecutive steps without a finite gradient after which a fit is given up.
 MOST_BAD = 25
 
@@ -49,9 +50,11 @@ def judge(
 
     def look(carry: tuple) -> tuple:
         args = (target, state["frame"], mean, state["best"], numbers["alpha"])
-        return carry[0] + 1, compare(recipe, key, *args, pairs)
+        # A body that does not depend on the loop's count would be moved out of the loop, and be
+        # done after every block.
+        return carry[0] + 1, compare(recipe, jax.random.fold_in(key, carry[0]), *args, pairs)
 
-    like = jax.eval_shape(lambda: look((0, None))[1])
+    like = jax.eval_shape(lambda: look((jnp.int32(0), None))[1])
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     # A loop of no or one iteration; see the module text of `_engine`.
     trips = ends.astype(jnp.int32)
@@ -69,7 +72,7 @@ def _decide(
     best = pick(better, mean, state["best"])
     figures = pick(better, seen["new"], seen["old"])
     more = jnp.where(gain < -tolerance, _BACK, 1.0)
-    quiet = jnp.where(climbing, _FORGET * state["quiet"], state["quiet"] + more)
+    quiet = jnp.where(climbing, state["quiet"], state["quiet"] + more)
     grown = jnp.ceil(state["window"] * _GROW).astype(state["window"].dtype)
     out = {
         "best": best,

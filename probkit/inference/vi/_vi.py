@@ -32,12 +32,14 @@ from probkit.core import (
     check_count,
     check_options,
 )
+from probkit.inference.vi._amortised import Amortised
 from probkit.inference.vi._auto import escalated
+from probkit.inference.vi._emphasis import STEPS, DataEmphasis
 from probkit.inference.vi._engine import BLOCK, Recipe, block
-from probkit.inference.vi._families import FAMILIES, Shape, family_named
-from probkit.inference.vi._family import Family
+from probkit.inference.vi._families import OWN_ENGINES, Shape, family_named
 from probkit.inference.vi._finish import approximation
 from probkit.inference.vi._objectives import ALLOWED, GRADIENTS, OBJECTIVES
+from probkit.inference.vi._options import family_for, recipe_for
 from probkit.inference.vi._scale_maps import SCALE_MAPS
 from probkit.inference.vi._start import LARGEST_DENSE, gaussian_start
 from probkit.inference.vi._stop import MOST_BAD, judge
@@ -63,7 +65,12 @@ _OPTIONS = (
     "df",
     "layers",
     "width",
+    "weights",
+    "kappa",
+    "guide",
+    "inputs",
 )
+_MOST_STEPS = 20_000
 _WINDOW = 4
 
 
@@ -76,15 +83,19 @@ class VI(Inference):
             as the model's graph), "student_t", "laplace" (the start itself), "mixture",
             "coupling" and "autoregressive" (flowjax's), or "auto": the first of mean-field, low
             rank, full rank and flow that passes its checks.
-        objective: "elbo", "iwelbo", "renyi" or "forward_kl".
+        objective: "elbo", "iwelbo", "renyi", "forward_kl", or "data_emphasised": the likelihood
+            counts ``kappa`` times, which learns the hyperparameters of models with more weights
+            than data (the weights' prior scale in closed form, all other sites as points; one
+            isotropic Gaussian for the weights, so no ``family`` is chosen).
         gradient: "stl" (path), "reparam", "dreg" (for "iwelbo") or "score"; the best that the
             objective has by default.
         scale: the map to the scales of Gaussian families: "linear" (with a proximal step where
             the gradient is "reparam"), "softplus" or "exp".
         draws: draws that stand for the approximation in the posterior.
         starts: independent fits; the best is kept, and their agreement is reported.
-        particles: draws a step.
-        max_steps: optimiser steps at the most; the stop needs far fewer, or the status says so.
+        particles: draws a step, 16 by default (2 with "data_emphasised", an antithetic pair).
+        max_steps: optimiser steps at the most, 20,000 by default; the stop needs far fewer, or
+            the status says so. With "data_emphasised" the number of steps, 5,000 by default.
         tolerance: nats that a window of steps has to gain.
         step_size: the first step size, in units of the start's sds; None chooses.
         samples: draws in each bound of "iwelbo" and "renyi".
@@ -94,6 +105,14 @@ class VI(Inference):
         dim: the dim whose rows are drawn; None takes that of the observed variable.
         rank, components, df, layers, width: of the families "lowrank", "mixture", "student_t"
             (degrees of freedom) and the flows.
+        weights: of "data_emphasised": the site of the weights, a `pk.module` or a random variable;
+            None takes the model's one module. Its prior is replaced by ``N(0, tau I)``.
+        kappa: of "data_emphasised": how often the likelihood counts; None is weights / data, and
+            1 the ordinary evidence lower bound of the same family.
+        guide: an equinox module that tells each row's latents from its data (amortised inference;
+            mini-batches by ``batch_size``): from one row's ``inputs``, flattened to a vector, to
+            the means and log sds of the row's latents. Global latents have a mean-field Gaussian.
+        inputs: data that the guide reads; None takes the observed variables.
 
     Raises:
         TypeError, ValueError: a misspelt option, a number out of range, or options that do not
@@ -117,17 +136,18 @@ class VI(Inference):
     shape: Shape = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
     dim: str | None = eqx.field(static=True)
+    own: DataEmphasis | Amortised | None
 
     def __init__(
         self,
-        family: str = "flow",
+        family: str | None = None,
         objective: str = "elbo",
         gradient: str | None = None,
         scale: str = "linear",
         draws: int = 4000,
         starts: int = 1,
-        particles: int = 16,
-        max_steps: int = 20_000,
+        particles: int | None = None,
+        max_steps: int | None = None,
         tolerance: float = 0.005,
         step_size: float | None = None,
         samples: int = 8,
@@ -140,11 +160,16 @@ class VI(Inference):
         df: float = 5.0,
         layers: int = 4,
         width: int = 32,
+        weights: str | None = None,
+        kappa: float | None = None,
+        guide: Any = None,
+        inputs: str | tuple[str, ...] | None = None,
         **unknown: Any,
     ):
         check_options("VI", unknown, _OPTIONS)
-        check_choice("VI(family)", family, FAMILIES)
         check_choice("VI(objective)", objective, OBJECTIVES)
+        given = {"weights": weights, "kappa": kappa, "guide": guide, "inputs": inputs}
+        family = family_for(objective, family, given)
         check_choice("VI(scale)", scale, SCALE_MAPS)
         gradient = ALLOWED[objective][0] if gradient is None else gradient
         check_choice("VI(gradient)", gradient, GRADIENTS)
@@ -155,7 +180,9 @@ class VI(Inference):
             )
         self.draws = check_count("VI(draws)", draws)
         self.starts = check_count("VI(starts)", starts)
-        self.max_steps = check_count("VI(max_steps)", max_steps)
+        self.max_steps = check_count(
+            "VI(max_steps)", _MOST_STEPS if max_steps is None else max_steps
+        )
         self.tolerance = check_between("VI(tolerance)", tolerance, 0.0, math.inf)
         self.alpha = check_between("VI(alpha)", alpha, -math.inf, 1.0)
         self.tempering = float(check_count("VI(tempering)", tempering, least=0))
@@ -171,12 +198,43 @@ class VI(Inference):
             width=check_count("VI(width)", width),
         )
         made = family_named(family, self.shape)
-        self.recipe = _recipe(made, family, objective, gradient, scale, particles, samples)
+        if particles is None:
+            particles = 2 if family in OWN_ENGINES else 16
+        self.recipe = recipe_for(made, family, objective, gradient, scale, particles, samples)
         if objective == "iwelbo":
             self.alpha = 0.0  # Renyi's bound of order 0 is the importance-weighted one
         first = 0.01 if family in ("flow", "coupling", "autoregressive") else 0.03
         given = step_size if step_size is not None else first
         self.step_size = check_between("VI(step_size)", given, 0.0, math.inf)
+        same: dict[str, Any] = {
+            "draws": draws,
+            "steps": STEPS if max_steps is None else max_steps,
+            "step_size": 0.01 if step_size is None else step_size,
+            "particles": particles,
+            "batch_size": batch_size,
+            "dim": dim,
+        }
+        self.own = None
+        if family == "isotropic":
+            self.own = DataEmphasis(weights=weights, kappa=kappa, starts=starts, **same)
+        elif family == "amortised":
+            self.own = Amortised(guide, inputs, **same)
+
+    def encoder(self, posterior: Any) -> Any:
+        """The trained guide of a posterior that this method fitted with ``guide=``.
+
+        Args:
+            posterior: what `fit` returned.
+
+        Returns:
+            The module: from a row's inputs to the means and log sds of its latents, unconstrained.
+
+        Raises:
+            ValueError: the method has no guide.
+        """
+        if not isinstance(self.own, Amortised):
+            raise ValueError("VI.encoder: this method has no guide; pass guide= to pk.VI")
+        return self.own.trained(posterior.approximation.params["guide"])
 
     @property
     def chains(self) -> int:
@@ -184,25 +242,32 @@ class VI(Inference):
 
     @property
     def num_steps(self) -> int:
+        if self.own is not None:
+            return self.own.num_steps
         return 0 if self.family == "laplace" else -(-int(self.max_steps) // BLOCK)
 
     @property
     def requires(self) -> tuple[str, ...]:
-        return ("latents",) if self.batch_size is None else ("latents", "likelihood")
+        whole = self.batch_size is None and self.own is None
+        return ("latents",) if whole else ("latents", "likelihood")
 
     @property
     def batches(self) -> Batches | None:
+        if self.own is not None:
+            return self.own.batches
         if self.batch_size is None:
             return None
         return Batches(self.batch_size, self.dim, per_step=BLOCK)
 
     @property
     def density_only(self) -> bool:
-        return True
+        return self.own is None
 
     # -- the contract -------------------------------------------------------------------------
 
     def init(self, key: Array, target: Target) -> dict[str, Any]:
+        if self.own is not None:
+            return self.own.init(key, target)
         first, second = jax.random.split(key)
         recipe, size = self.recipe, target.program.flat.size
         recipe.family.check_size(size)
@@ -248,6 +313,8 @@ class VI(Inference):
     def step(
         self, key: Array, target: Target, state: dict[str, Any], batch: Batch | None, t: Array
     ) -> tuple[dict[str, Any], dict[str, Array]]:
+        if self.own is not None:
+            return self.own.step(key, target, state, batch, t)
         first, second = jax.random.split(key)
         numbers = {
             "alpha": self._number(target, self.alpha),
@@ -271,6 +338,8 @@ class VI(Inference):
         return new, info
 
     def terminate(self, state: dict[str, Any], info: dict[str, Array]) -> tuple[Array, Array]:
+        if self.own is not None:
+            return self.own.terminate(state, info)
         none = ~jnp.isfinite(state["lp"])
         lost = none | (state["bad"] >= MOST_BAD)
         code = jnp.where(lost, int(Status.NONFINITE), int(Status.OK))
@@ -279,38 +348,12 @@ class VI(Inference):
     def finish(
         self, key: np.ndarray, target: Target, state: Any, history: dict[str, np.ndarray]
     ) -> Approximation:
+        if self.own is not None:
+            return self.own.finish(key, target, state, history)
         made = approximation(self.recipe, self.family, target, state, int(self.draws))
         if self.family == "auto":
             return escalated(self, key, target, made)
         return made
-
-
-def _recipe(
-    family: Family,
-    name: str,
-    objective: str,
-    gradient: str,
-    scale: str,
-    particles: Any,
-    samples: Any,
-) -> Recipe:
-    """The static half, once the options are known to go together."""
-    count = check_count("VI(particles)", particles, least=2)
-    group = 1
-    if objective in ("iwelbo", "renyi"):
-        group = check_count("VI(samples)", samples, least=2)
-        count = group * -(-count // group)
-    if name == "mixture":
-        if objective != "elbo" or gradient == "score":
-            raise ValueError(
-                f"VI(family='mixture'): fitted by stratified draws, which only objective='elbo' "
-                f"with gradient='stl' or 'reparam' allows; found {objective!r}, {gradient!r}"
-            )
-        parts = family.components  # type: ignore[attr-defined]
-        count = parts * -(-count // parts)
-    sparse = name in ("lowrank", "structured", "mixture", "flow", "coupling", "autoregressive")
-    prox = objective == "elbo" and gradient == "reparam" and scale == "linear" and not sparse
-    return Recipe(family, objective, gradient, count, group, prox)
 
 
 def with_family(method: VI, family: str) -> VI:

@@ -117,4 +117,4 @@ def test_models_without_a_process_are_refused():
 
 def test_too_many_rows_say_what_to_do():
     with pytest.raises(ValueError, match="at most 1020 rows"):
-        _check_memory(100_000, 1e8)
+        _check_memory("f", 100_000, 1e8)

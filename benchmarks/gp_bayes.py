@@ -1,0 +1,129 @@
+"""Fully Bayesian regression on concrete strength: draws of the hyperparameters against an optimum.
+
+ARD squared-exponential kernel, splits of 80 and 20 %, inputs and outcomes standardised by the
+training rows (figures are in the outcomes' own units). Priors: length scales Gamma(2, 1), sd of
+the function and of the noise HalfCauchy(1). The function is integrated out exactly; the predictive
+density is the mixture over draws.
+
+``--data`` is a folder with uci_concrete.npz (arrays X, y).
+
+``python -m benchmarks.gp_bayes --data FOLDER [--splits 1] [--draws 1000] [--warmup 300]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import probkit as pk
+from benchmarks import _common as c
+from probkit.inference.gaussian import _marginal
+from probkit.inference.gaussian._posterior import log_predictive
+
+LIMIT, MIXED = 2.96, 200
+
+
+def model() -> pk.Model:
+    """The regression; one length scale a column."""
+    return pk.Model(
+        length=pk.rv(pk.dist.Gamma(2.0, 1.0), dims="column"),
+        sd=pk.dist.HalfCauchy(1.0),
+        noise=pk.dist.HalfCauchy(1.0),
+        f=pk.gp(lambda sd, length: pk.kernels.RBF(length, sd**2), at="x"),
+        y=pk.rv(lambda f, noise: pk.dist.Normal(f, noise), dims="row"),
+    )
+
+
+def split(folder: str, seed: int, rows: int | None) -> tuple[dict, dict, float]:
+    """Training and test data in standard units, and the outcomes' unit."""
+    with np.load(Path(folder) / "uci_concrete.npz") as arrays:
+        x, y = arrays["X"], arrays["y"]
+    order = np.random.default_rng(seed).permutation(len(y))
+    cut = int(0.8 * len(y))
+    train, test = order[: rows or cut], order[cut:]
+    mean, unit = x[train].mean(0), x[train].std(0)
+    level, spread = float(y[train].mean()), float(y[train].std())
+    parts = [{"x": (x[r] - mean) / unit, "y": (y[r] - level) / spread} for r in (train, test)]
+    return parts[0], parts[1], spread
+
+
+def bound(data: dict) -> pk.Target:
+    """A Target of one part."""
+    return MODEL.bind(data, dims={"x": ("row", "column"), "y": ("row",)})
+
+
+def one(args: Any, seed: int, rows: int | None) -> dict[str, float]:
+    """One split: both fits and their scores."""
+    train, test, spread = split(args.data, seed, rows)
+    target, new = bound(train), bound(test)
+    clock = time.process_time()
+    optimum = pk.fit(target, method=pk.GPExact(objective="ml2"), seed=seed, progress=False)
+    assert optimum.approximation is not None
+    plain = -float(np.mean(log_predictive(target, optimum.approximation, new))) + np.log(spread)
+    first, clock = time.process_time() - clock, time.process_time()
+    nuts = pk.NUTS(draws=args.draws, warmup=args.warmup, chains=args.chains)
+    drawn = pk.fit(target, method=pk.Marginal(nuts), seed=seed, progress=False)
+    second, clock = time.process_time() - clock, time.process_time()
+    draws = drawn._drawn.unconstrained
+    theta = _marginal.hyperparameters(target, draws.reshape(-1, draws.shape[-1]))
+    some = theta[np.linspace(0, len(theta) - 1, min(MIXED, len(theta))).astype(int)]
+    mixed = _marginal.mixture(target, new, some)
+    table: Any = drawn.summary(var_names=["length", "sd", "noise"])
+    steps = float(np.mean(drawn.stats["n_steps"]))
+    return {
+        "rows": len(train["y"]),
+        "ml2": plain,
+        "nuts": -float(np.mean(mixed["log_density"])) + np.log(spread),
+        "cpu_ml2": first,
+        "cpu_nuts": second,
+        "wall_nuts": float(sum(drawn.seconds.values())),
+        "cpu_mixture": time.process_time() - clock,
+        "gradients_per_draw": steps,
+        "cpu_per_draw": second / (args.chains * (args.draws + args.warmup)),
+        "r_hat": float(np.max(np.asarray(table["r_hat"]))),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--splits", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=None)
+    parser.add_argument("--small", type=int, default=0, help="splits with 40 training rows")
+    args = parser.parse_args()
+    figures: dict[str, Any] = {"jax": jax.__version__}
+    for name, count, rows in (("whole", args.splits, args.rows), ("small", args.small, 40)):
+        found = []
+        for seed in range(count):
+            found.append(one(args, seed, rows))
+            print(name, {k: round(v, 4) for k, v in found[-1].items()}, flush=True)
+        if not found:
+            continue
+        figures[name] = found
+        nuts = float(np.mean([r["nuts"] for r in found]))
+        gain = float(np.mean([r["ml2"] - r["nuts"] for r in found]))
+        c.line(f"{name}: NLPD of {args.chains} x {args.draws} draws", nuts)
+        if name == "whole" and rows is None:
+            c.line("whole: against the published one", nuts, LIMIT)
+        c.line(
+            f"{name}: gain over the optimum, nats a row",
+            gain,
+            0.05 if name == "small" else None,
+            at_least=True,
+        )
+    c.save("gp_bayes", figures)
+
+
+MODEL = model()
+
+if __name__ == "__main__":
+    main()

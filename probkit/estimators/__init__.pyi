@@ -1,0 +1,2 @@
+from ._classifier import GPClassifier as GPClassifier
+from ._regressor import GPRegressor as GPRegressor

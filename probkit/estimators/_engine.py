@@ -1,0 +1,287 @@
+r"""What the two estimators share: models that are compiled once, rows that are padded, predictions.
+
+Small data sets are padded to a power of two of rows (the added ones are not observed, so that they
+change nothing) and, for isotropic named kernels, by columns of zeros up to a multiple of 16: a
+cross-validation whose folds differ by a row, or a search over data sets, compiles one program.
+Above 256 rows nothing is padded, since there a program's time counts, not its compilation.
+
+Predictions condition on the sites: ``mean = k*' alpha``, ``var = k** - |L^-1 S k*|^2``, in float64.
+With NUTS they are those of the mixture over draws of the hyperparameters, one draw after the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpyro import distributions as dist
+
+from probkit import _fit
+from probkit.core import Inference, Target, check_choice
+from probkit.core._programs import compiled
+from probkit.core._trees import in_precision
+from probkit.estimators._kernels import KernelPlan, kernel_plan
+from probkit.inference import CVI, EP, NUTS, GPExact, GPLaplace, HybridEP, Marginal
+from probkit.inference.gaussian import _marginal
+from probkit.inference.gaussian._conditioning import Sites, factorise
+from probkit.inference.gaussian._posterior import problem_of
+from probkit.models import BernoulliProbit, Model, gp, rv
+
+METHODS: dict[str, Callable[..., Inference]] = {
+    "exact": GPExact,
+    "laplace": GPLaplace,
+    "ep": EP,
+    "cvi": CVI,
+    "hybrid": HybridEP,
+}
+#: Rows up to which data are padded, the fewest padded to, multiples of columns, rows of a block of
+#: predictions, and draws of hyperparameters that a mixture is made of.
+_SMALL, _FEWEST, _COLUMNS, _BLOCK, _MIXTURE = 256, 64, 16, 1024, 100
+#: Priors of logs of hyperparameters: wide enough for a factor of 20 either way.
+_WIDTH, _NOISE = 1.5, -1.5
+
+
+def method_of(inference: Any, options: Mapping[str, Any] | None, gaussian: bool) -> Inference:
+    """The method that ``inference`` names, or itself.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor a method, or an unknown option.
+    """
+    if isinstance(inference, Inference):
+        if options:
+            raise TypeError("options: a method object holds its options already; leave them out")
+        return inference
+    if not isinstance(inference, str):
+        raise TypeError(
+            f"inference: expected one of {[*METHODS, 'nuts']} or a method such as pk.EP(), found "
+            f"{inference!r}"
+        )
+    check_choice("inference", inference, [*METHODS, "nuts"])
+    if inference == "nuts":
+        return Marginal(NUTS(**(options or {})), engine="exact" if gaussian else "ep")
+    return METHODS[inference](**(options or {}))
+
+
+@functools.lru_cache(maxsize=32)
+def _named_model(kernel: str, columns: int, ard: bool, gaussian: bool) -> tuple[Model, KernelPlan]:
+    plan = kernel_plan(kernel, columns, ard)
+    return _model(plan, gaussian), plan
+
+
+def _model(plan: KernelPlan, gaussian: bool) -> Model:
+    def noisy(f: Array, log_noise: Any, spread: Any, level: Any, seen: Any) -> Any:
+        return dist.Normal(level + f, spread * jnp.exp(log_noise)).mask(seen)
+
+    def label(f: Array, seen: Any) -> Any:
+        # A row that was added is certain to be a one, whatever f is there.
+        return BernoulliProbit(jnp.where(seen, f, 40.0))
+
+    nodes: dict[str, Any] = {}
+    if plan.start.size:
+        nodes["log_kernel"] = rv(lambda start: dist.Normal(start, _WIDTH), dims="hyper")
+        nodes["f"] = gp(plan.make, at="x")
+    else:
+        nodes["f"] = gp(lambda unit, spread: plan.make(None, unit, spread), at="x")
+    if gaussian:
+        nodes["log_noise"] = dist.Normal(_NOISE, _WIDTH)
+    nodes["y"] = rv(noisy if gaussian else label, dims="row")
+    return Model(**nodes)
+
+
+@dataclass
+class Fitted:
+    """What predictions need: plain arrays, and how to make the target again.
+
+    Attributes:
+        recipe: kernel, number of columns, ard, and whether the terms are Gaussian.
+        data: what the model was bound to.
+        theta: hyperparameters, ``(draws, count)``; one draw where they are an optimum.
+        sites: natural parameters, ``(draws, 2, rows)``.
+    """
+
+    recipe: tuple[Any, int, bool, bool]
+    data: dict[str, np.ndarray]
+    theta: np.ndarray
+    sites: np.ndarray
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+    @property
+    def made(self) -> tuple[Model, KernelPlan]:
+        """The model and its kernel's plan."""
+        if "_made" not in self.__dict__:
+            self._made = _made(*self.recipe)
+        return self._made
+
+    @property
+    def target(self) -> Target:
+        """The model with its data."""
+        if "_target" not in self.__dict__:
+            self._target = _bind(self.made[0], self.data)
+        return self._target
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """Values by name, in the data's units; medians of the draws where there are several."""
+        plan, theta = self.made[1], np.median(self.theta, axis=0)
+        scales = [self.data[s] if isinstance(s, str) else s for s in plan.scales]
+        out = {
+            k: float(s * np.exp(t))
+            for k, s, t in zip(plan.names, scales, theta[: len(plan.names)], strict=True)
+        }
+        if len(theta) > len(plan.names):
+            out["noise"] = float(self.data["spread"] * np.exp(theta[-1]))
+        return out
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances of ``f`` at rows ``(n*, columns)``: ``(draws, n*)`` each."""
+        wide = self.data["x"].shape[1] - x.shape[1]
+        x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, wide)))
+        n = len(x)
+        size = min(_BLOCK, max(_FEWEST, 1 << (n - 1).bit_length()))
+        blocks = np.resize(x, (math.ceil(n / size) * size, x.shape[1])).reshape(
+            -1, size, x.shape[1]
+        )
+        out = [
+            [self._block(theta, weights, block) for block in blocks]
+            for theta, weights in zip(self.theta, self._weights(), strict=True)
+        ]
+        mean, var = np.moveaxis(np.asarray(out), 2, 0).reshape(2, len(self.theta), -1)
+        return mean[:, :n], var[:, :n]
+
+    def _weights(self) -> Iterable[tuple[Array, Array]]:
+        """For each draw what predictions are linear in; kept where there is one draw only."""
+        if "_kept" in self.__dict__:
+            return self._kept
+        program = self.target.program
+
+        def fn(theta: Array, sites: Array, arrays: dict) -> tuple[Array, Array]:
+            problem = problem_of(program, arrays)
+            factor = factorise(problem.prior(theta), Sites(sites[0], sites[1]))
+            return factor.alpha, factor.inverse * factor.s
+
+        def one(theta: np.ndarray, sites: np.ndarray) -> tuple[Array, Array]:
+            with in_precision(np.float64):
+                args = (theta, sites, self.target.arrays)
+                return compiled(program, "gp_weights", "", fn, args)(*args)
+
+        made = (one(t, s) for t, s in zip(self.theta, self.sites, strict=True))
+        if len(self.theta) > 1:
+            return made
+        self._kept = list(made)
+        return self._kept
+
+    def _block(self, theta: np.ndarray, weights: Any, points: np.ndarray) -> np.ndarray:
+        program = self.target.program
+
+        def fn(theta: Array, arrays: dict, alpha: Array, half: Array, points: Array) -> Array:
+            latent = problem_of(program, arrays).latent
+            cross = latent.cross_covariance(theta, latent.points(arrays), points, arrays)
+            whole = latent.variance(theta, points, arrays)
+            var = whole - jnp.sum((half @ cross) ** 2, axis=0)
+            tiny = 8.0 * jnp.finfo(whole.dtype).eps * whole
+            return jnp.stack([cross.T @ alpha, jnp.maximum(var, tiny)])
+
+        with in_precision(np.float64):
+            args = (theta, self.target.arrays, *weights, points)
+            return np.asarray(compiled(program, "gp_points", "", fn, args)(*args))
+
+
+def _made(kernel: Any, columns: int, ard: bool, gaussian: bool) -> tuple[Model, KernelPlan]:
+    if isinstance(kernel, str):
+        return _named_model(kernel, columns if ard else 0, ard, gaussian)
+    plan = kernel_plan(kernel, columns, ard)
+    return _model(plan, gaussian), plan
+
+
+def _bind(model: Model, data: Mapping[str, np.ndarray]) -> Target:
+    dims: dict[str, tuple[str, ...]] = {"x": ("row", "column"), "y": ("row",), "seen": ("row",)}
+    if "start" in data:
+        dims["start"] = ("hyper",)
+    return model.bind(dict(data), dims=dims, reparam="off")
+
+
+def columns_of(
+    x: np.ndarray, y: np.ndarray, plan: KernelPlan, gaussian: bool
+) -> dict[str, np.ndarray]:
+    """The model's data: rows and columns padded, scales, centres of priors."""
+    n, d = x.shape
+    small = n <= _SMALL
+    rows = max(_FEWEST, 1 << (n - 1).bit_length()) if small else n
+    wide = -d % _COLUMNS if plan.named and small else 0
+    variance = float(np.sum(np.var(x, axis=0)))
+    spread = float(np.std(y)) if gaussian else 1.0
+    # Whatever varies by rounding only does not vary.
+    unit = math.sqrt(variance) if variance > 1e-20 * float(np.mean(x**2)) else 1.0
+    level = float(np.mean(y)) if gaussian else 0.0
+    data = {
+        "x": np.pad(np.pad(x, ((0, rows - n), (0, 0)), mode="edge"), ((0, 0), (0, wide))),
+        "y": np.pad(y, (0, rows - n), constant_values=1),
+        "seen": np.arange(rows) < n,
+        "unit": np.asarray(unit),
+        "spread": np.asarray(spread if spread > 1e-10 * (abs(level) + 1e-300) else 1.0),
+    }
+    if gaussian:
+        data["level"] = np.asarray(level)
+    if plan.start.size:
+        data["start"] = plan.start
+    return data
+
+
+def fitted(
+    kernel: Any,
+    ard: bool,
+    x: np.ndarray,
+    y: np.ndarray,
+    gaussian: bool,
+    method: Inference,
+    seed: int,
+) -> tuple[Fitted, Any]:
+    """Fit rows ``x`` of shape ``(n, d)`` to outcomes ``(n,)``; also returns the Posterior."""
+    recipe = (kernel, x.shape[1], ard, gaussian)
+    model, plan = _made(*recipe)
+    data = columns_of(np.asarray(x, np.float64), y, plan, gaussian)
+    target = _bind(model, data)
+    posterior = _fit.fit(target, method=method, seed=seed, progress=False)
+    found = posterior.approximation
+    if found is not None and "theta" in found.stats:
+        stats = found.stats
+        theta = np.asarray(stats["theta"])[None]
+        sites = np.stack([stats["site_shift"], stats["site_precision"]])[None]
+    else:
+        theta, sites = _mixture(target, posterior, method)
+    out = Fitted(recipe, data, theta, sites)
+    out._made, out._target = (model, plan), target
+    return out, posterior
+
+
+def _mixture(target: Target, posterior: Any, method: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Some draws of the hyperparameters, and the sites at each."""
+    if not isinstance(method, Marginal):
+        raise TypeError(
+            f"inference: expected an engine of Gaussian processes or pk.Marginal(...), found "
+            f"{method!r}"
+        )
+    flat = np.asarray(posterior._drawn.unconstrained)
+    theta = _marginal.hyperparameters(target, flat.reshape(-1, flat.shape[-1]))
+    theta = theta[np.linspace(0, len(theta) - 1, min(_MIXTURE, len(theta))).astype(int)]
+    program = target.program
+
+    def fn(thetas: Array, arrays: dict) -> Array:
+        problem = problem_of(program, arrays)
+        engine = _marginal.engine_named(method.engine, problem)
+        one = lambda t: jnp.stack(_marginal.sites_at(problem, engine, t)[0])  # noqa: E731
+        return jax.lax.map(one, thetas)
+
+    with in_precision(np.float64):
+        args = (theta, target.arrays)
+        return theta, np.asarray(compiled(program, "gp_sites", method.engine, fn, args)(*args))

@@ -1,0 +1,277 @@
+r"""Draws of a Gaussian process' hyperparameters with the function integrated out.
+
+    p(theta | y)  proportional to  p(theta) Z(theta),      Z(theta) = int p(y | f) N(f; m, K) df
+
+``Z`` is exact for Gaussian terms, and otherwise an engine's approximation, Laplace's or EP's; its
+derivative is the engine's own, so a gradient costs one Cholesky factor and one inverse beyond the
+sites. Any method that needs a log density can take the draws: the sampler moves in the few
+hyperparameters, never in the n entries of ``f``. Afterwards one ``f`` is drawn for each
+``theta_j`` from the engine's Gaussian, one draw after the other, so memory stays O(n^2).
+
+Predictions are those of the mixture (Lalchand and Rasmussen 2019),
+``p(y* | y) = (1/M) sum_j int p(y* | f*) q(f* | theta_j) df*``; `mixture` computes them with the
+inner integrals done, in O(n^2) memory, instead of from draws of ``f``. Sites start flat at each
+``theta``: a density must not depend on where the sampler came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import cho_solve
+from jax.scipy.special import logsumexp
+from jaxtyping import Array
+
+from probkit.core import (
+    Approximation,
+    Batch,
+    Batches,
+    Draws,
+    Inference,
+    Target,
+    check_choice,
+    check_options,
+    whole_step,
+)
+from probkit.core._function import FunctionProgram
+from probkit.core._programs import compiled
+from probkit.core._target import Program
+from probkit.core._trees import in_precision
+from probkit.inference.gaussian._conditioning import Sites, factorise, safe_cholesky
+from probkit.inference.gaussian._fixed_point import NOT_FINITE
+from probkit.inference.gaussian._gp_methods import ep_engine, exact_engine, laplace_engine
+from probkit.inference.gaussian._learning import Engine
+from probkit.inference.gaussian._posterior import problem_of
+from probkit.inference.gaussian._problem import Problem
+
+ENGINES = ("auto", "exact", "laplace", "ep")
+_PRECISE = 1e-7
+
+
+def engine_named(name: str, problem: Problem) -> Engine:
+    """The engine that integrates the function out; ``"auto"`` is exact where that is possible."""
+    if name == "exact" or (name == "auto" and problem.kind == "gaussian"):
+        return exact_engine()
+    return laplace_engine() if name == "laplace" else ep_engine(1.0, 0.8)
+
+
+def sites_at(problem: Problem, engine: Engine, theta: Array) -> tuple[Sites, Array]:
+    """An engine's sites at ``theta``, and whether they are finite."""
+    prior = problem.prior(theta)
+    start = problem.start(theta, prior)
+    found = engine.solve(problem, theta, prior, start, jnp.asarray(_PRECISE, theta.dtype))
+    return found.sites, found.reason != NOT_FINITE
+
+
+def reduced(target: Target, name: str) -> Target:
+    """The Target of the hyperparameters alone."""
+    program = target.program
+    shapes = program.gaussian_latent(target.arrays).theta.shapes
+
+    def log_density(z: Mapping[str, Array], arrays: dict) -> Array:
+        problem = problem_of(program, arrays)
+        theta = problem.latent.theta.ravel(z)
+        engine = engine_named(name, problem)
+        sites, fine = jax.lax.stop_gradient(sites_at(problem, engine, jax.lax.stop_gradient(theta)))
+        value = engine.value(problem, theta, sites) - problem.penalty(theta)
+        value += problem.latent.log_prior(theta, arrays)
+        return jnp.where(fine, value, -jnp.inf)
+
+    def make() -> Program:
+        example = {k: np.zeros(s, program.dtype) for k, s in shapes.items()}
+        with in_precision(program.dtype):
+            return FunctionProgram(log_density, example, True)
+
+    return Target(program.cached(("marginal", name), make), {"data": target.arrays})
+
+
+class Marginal(Inference):
+    """Any method on a Gaussian process' hyperparameters, the function integrated out.
+
+    Args:
+        method: draws or approximates the hyperparameters; ``pk.NUTS()`` by default.
+        engine: how the function is integrated out: ``"exact"`` (Gaussian terms), ``"laplace"``,
+            ``"ep"``, or ``"auto"``: exact where the terms are Gaussian, else EP.
+
+    Raises:
+        TypeError: ``method`` is no method (or takes mini-batches), or an option is misspelt.
+        ValueError: an unknown engine; at fitting, ``"exact"`` for terms that are not Gaussian.
+
+    Example:
+        >>> import probkit as pk
+        >>> pk.Marginal(pk.NUTS(draws=200, chains=2), engine="laplace").chains
+        2
+    """
+
+    method: Inference
+    engine: str = eqx.field(static=True)
+
+    def __init__(self, method: Inference | None = None, engine: str = "auto", **unknown: Any):
+        check_options("Marginal", unknown, ("method", "engine"))
+        check_choice("Marginal(engine)", engine, ENGINES)
+        if method is None:
+            from probkit.inference.mcmc._nuts import NUTS
+
+            method = NUTS()
+        if not isinstance(method, Inference):
+            raise TypeError(
+                f"Marginal: expected an inference method such as pk.NUTS(), found {method!r}"
+            )
+        if method.batches is not None or "gaussian_latent" in method.requires:
+            raise TypeError(
+                f"Marginal: expected a method that takes the whole log density, such as pk.NUTS() "
+                f"or pk.VI(), found {method!r}"
+            )
+        self.method, self.engine = method, engine
+
+    @property
+    def chains(self) -> int:
+        return self.method.chains
+
+    @property
+    def num_steps(self) -> int:
+        return self.method.num_steps
+
+    @property
+    def num_warmup(self) -> int:
+        return self.method.num_warmup
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("gaussian_latent",)
+
+    @property
+    def batches(self) -> Batches | None:
+        return None
+
+    def init(self, key: Array, target: Target) -> Any:
+        problem = Problem.of(target)
+        if not problem.latent.theta.size:
+            raise ValueError(
+                "Marginal: this model has no hyperparameters to draw; use pk.GPExact() or pk.EP()"
+            )
+        engine_named(self.engine, problem).check(problem)
+        return self.method.init(key, reduced(target, self.engine))
+
+    def step(
+        self, key: Array, target: Target, state: Any, batch: Batch | None, t: Array
+    ) -> tuple[Any, dict[str, Array]]:
+        return whole_step(self.method, key, reduced(target, self.engine), state, None, t)
+
+    def terminate(self, state: Any, info: dict[str, Array]) -> tuple[Array, Array]:
+        return self.method.terminate(state, info)
+
+    def finish(
+        self, key: np.ndarray, target: Target, state: Any, history: dict[str, np.ndarray]
+    ) -> Draws | Approximation:
+        out = self.method.finish(key, reduced(target, self.engine), state, history)
+        if isinstance(out, Approximation):
+            return _completed(target, out, self.engine)
+        # Warm-up draws of the function say nothing that anybody asks for.
+        whole = _with_function(target, out.unconstrained, key, self.engine)
+        return dataclasses.replace(out, unconstrained=whole, warmup=None, warmup_stats={})
+
+
+def complete(program: Program, name: str, arrays: dict, theta: Array, key: Array) -> Array:
+    """A draw of ``f`` given hyperparameters, as a point of the whole unconstrained space.
+
+    As `_posterior.draw`, but without the factor's inverse: there is one draw only.
+    """
+    problem = problem_of(program, arrays)
+    sites, _ = sites_at(problem, engine_named(name, problem), theta)
+    prior = problem.prior(theta)
+    n, s = prior.m.shape[0], jnp.sqrt(sites.l2)
+    noise = jax.random.normal(key, (2, n), prior.m.dtype)
+    g = prior.m + safe_cholesky(prior.K) @ noise[0]
+    tril = safe_cholesky(jnp.eye(n, dtype=s.dtype) + s[:, None] * prior.K * s)
+    # Pseudo-observations l1 / l2 with noise 1 / l2 (written without division), less simulated ones.
+    gap = sites.l1 - sites.l2 * g - s * noise[1]
+    weight = gap - s * cho_solve((tril, True), s * (prior.K @ gap))
+    f = g + prior.K @ weight
+    return program.flat.ravel(problem.latent.point(theta, f, arrays))
+
+
+def _with_function(target: Target, theta: np.ndarray, key: np.ndarray, name: str) -> np.ndarray:
+    """Draws of the whole space, ``(chain, draw, d)``, for draws of the hyperparameters."""
+    program, (chains, draws, size) = target.program, theta.shape
+
+    def fn(theta: Array, key: Array, arrays: dict) -> Array:
+        keys = jax.random.split(jax.random.wrap_key_data(key), len(theta))
+        one = lambda pair: complete(program, name, arrays, *pair)  # noqa: E731
+        return jax.lax.map(one, (theta, keys))
+
+    args = (theta.reshape(-1, size), np.asarray(key), target.arrays)
+    with in_precision(target.dtype):
+        out = np.asarray(compiled(program, "marginal_draws", name, fn, args)(*args))
+    return out.reshape(chains, draws, -1)
+
+
+def _completed(target: Target, inner: Approximation, name: str) -> Approximation:
+    """An approximation of the hyperparameters, with the function drawn given them."""
+    program = target.program
+
+    def sample(params: dict, key: Array, n: int) -> Array:
+        first, second = jax.random.split(key)
+        theta = inner.sample(params["inner"], first, n)
+        one = lambda pair: complete(program, name, params["arrays"], *pair)  # noqa: E731
+        return jax.lax.map(one, (theta, jax.random.split(second, n)))
+
+    return dataclasses.replace(
+        inner,
+        sample=sample,
+        log_density=None,
+        params={"inner": inner.params, "arrays": target.arrays},
+        key=("marginal", name, inner.key),
+        weights=None,
+        examine=(),
+    )
+
+
+def hyperparameters(target: Target, unconstrained: np.ndarray) -> np.ndarray:
+    """The hyperparameters' part of draws ``(..., d)`` of the whole space: ``(..., theta.size)``."""
+    latent = target.gaussian_latent
+    parts = target.program.flat.unravel_host(np.asarray(unconstrained))
+    lead = np.shape(unconstrained)[:-1]
+    return np.concatenate([parts[k].reshape(*lead, -1) for k in latent.theta.shapes], axis=-1)
+
+
+def mixture(target: Target, new: Target, theta: np.ndarray, engine: str = "auto") -> dict:
+    """Predictions at the rows of ``new``, mixed over draws ``theta`` of shape ``(M, theta.size)``.
+
+    Returns:
+        ``mean`` and ``var`` of ``f*`` and ``log_density`` of the outcomes in ``new``, ``(n*,)``.
+    """
+    program, other = target.program, new.program
+
+    def one(theta: Array, arrays: dict, there: dict) -> tuple[Array, Array, Array]:
+        problem, ahead = problem_of(program, arrays), problem_of(other, there)
+        sites, _ = sites_at(problem, engine_named(engine, problem), theta)
+        factor = factorise(problem.prior(theta), sites)
+        points = (problem.latent.points(arrays), ahead.latent.points(there))
+        cross = problem.latent.cross_covariance(theta, *points, arrays)
+        mean = ahead.latent.mean(theta, there) + cross.T @ factor.alpha
+        half = factor.inverse @ (factor.s[:, None] * cross)
+        whole = ahead.latent.variance(theta, points[1], there)
+        tiny = 8.0 * jnp.finfo(whole.dtype).eps * whole
+        var = jnp.maximum(whole - jnp.sum(half**2, axis=0), tiny)
+        return mean, var, ahead.tilted(theta, mean, var).value
+
+    def fn(thetas: Array, arrays: dict, there: dict) -> dict[str, Array]:
+        mean, var, logs = jax.lax.map(lambda t: one(t, arrays, there), thetas)
+        centre = jnp.mean(mean, axis=0)
+        return {
+            "mean": centre,
+            "var": jnp.mean(var, axis=0) + jnp.mean((mean - centre) ** 2, axis=0),
+            "log_density": logsumexp(logs, axis=0) - jnp.log(len(thetas)),
+        }
+
+    with in_precision(target.dtype):
+        args = (np.asarray(theta, target.dtype), target.arrays, new.arrays)
+        made = compiled(other, "gp_mixture", (program, engine), fn, args)
+        return {k: np.asarray(v) for k, v in made(*args).items()}

@@ -1,0 +1,125 @@
+"""Estimators: scikit-learn's own conventions and its exact regression; units do not matter."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import probkit as pk
+
+pytest.importorskip("sklearn")
+
+RNG = np.random.default_rng(3)
+X = RNG.uniform(-3, 3, size=(50, 2))
+Y = np.sin(X[:, 0]) + 0.1 * RNG.normal(size=50)
+LABELS = np.where(X[:, 0] ** 2 + 0.5 * RNG.normal(size=50) > 2, "far", "near")
+NEW = RNG.uniform(-4, 4, size=(7, 2))
+
+
+def conventions(estimator: Any) -> list[str]:
+    """The names of scikit-learn's checks that an estimator fails."""
+    from sklearn.utils.estimator_checks import check_estimator
+
+    rows = check_estimator(estimator, on_skip=None, on_fail=None)
+    return [f"{r['check_name']}: {r['exception']}" for r in rows if r["status"] == "failed"]
+
+
+@pytest.fixture(scope="module")
+def regressor() -> Any:
+    return pk.estimators.GPRegressor("rbf", random_state=0).fit(X, Y)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Any:
+    return pk.estimators.GPClassifier(random_state=0).fit(X, LABELS)
+
+
+def test_regressor_keeps_the_conventions() -> None:
+    assert conventions(pk.estimators.GPRegressor()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inference", ["ep", "laplace"])
+def test_classifier_keeps_the_conventions(inference: str) -> None:
+    assert conventions(pk.estimators.GPClassifier(inference=inference)) == []
+
+
+def test_regression_is_scikit_learns(regressor: Any) -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    sd, length, noise = (regressor.hyperparameters_[k] for k in ("sd", "length", "noise"))
+    kernel = ConstantKernel(sd**2) * RBF(length) + WhiteKernel(noise**2)
+    peer = GaussianProcessRegressor(kernel, optimizer=None, alpha=0.0).fit(X, Y - Y.mean())
+    mean, std = regressor.predict(NEW, return_std=True)
+    truth, sd_truth = peer.predict(NEW, return_std=True)
+    np.testing.assert_allclose(mean, truth + Y.mean(), atol=1e-8)
+    np.testing.assert_allclose(std, sd_truth, atol=1e-8)
+    value = regressor.log_marginal_likelihood_value_
+    assert abs(value - peer.log_marginal_likelihood_value_) < 1e-7
+    assert regressor.score(X, Y) > 0.97
+
+
+def test_units_of_inputs_and_outcomes_do_not_matter(regressor: Any) -> None:
+    other = pk.estimators.GPRegressor("rbf", random_state=0).fit(1e3 * X, 1e-2 * Y + 5.0)
+    mean, std = other.predict(1e3 * NEW, return_std=True)
+    truth, sd_truth = regressor.predict(NEW, return_std=True)
+    np.testing.assert_allclose(mean, 1e-2 * truth + 5.0, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(std, 1e-2 * sd_truth, rtol=1e-3)
+    ratio = other.hyperparameters_["length"] / regressor.hyperparameters_["length"]
+    assert abs(ratio / 1e3 - 1) < 1e-3
+
+
+def test_probabilities_are_integrated(classifier: Any) -> None:
+    from scipy.special import ndtr
+
+    p = classifier.predict_proba(NEW)
+    np.testing.assert_allclose(p.sum(axis=1), 1.0)
+    mean, var = classifier._fits[0].predict(NEW)
+    z, w = np.polynomial.hermite_e.hermegauss(80)
+    inner = ndtr(mean[0][:, None] + np.sqrt(var[0])[:, None] * z) @ (w / w.sum())
+    np.testing.assert_allclose(p[:, 1], inner, atol=1e-4)
+    assert classifier.score(X, LABELS) > 0.85 and set(classifier.predict(NEW)) <= {"far", "near"}
+
+
+def test_a_pickle_predicts_the_same(classifier: Any, regressor: Any) -> None:
+    for fitted, method in ((classifier, "predict_proba"), (regressor, "predict")):
+        copy = pickle.loads(pickle.dumps(fitted))
+        ours, its = getattr(fitted, method)(NEW), getattr(copy, method)(NEW)
+        np.testing.assert_array_equal(ours, its)
+
+
+def test_kernels_as_objects_and_functions() -> None:
+    learnt = pk.estimators.GPRegressor(2.0 * pk.kernels.RBF(0.5), random_state=0).fit(X, Y)
+    assert len(learnt.hyperparameters_) == 4 and learnt.score(X, Y) > 0.97
+    wide = pk.estimators.GPRegressor(ard=True, random_state=0).fit(X, Y)
+    # The second column says nothing: its length scale is longer.
+    assert wide.hyperparameters_["length[1]"] > 2.0 * wide.hyperparameters_["length[0]"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"kernel": "matern53"}, ValueError, "Did you mean 'matern52'"),
+        ({"kernel": pk.kernels.RBF}, TypeError, "pk.kernels.RBF"),
+        ({"kernel": pk.kernels.RBF(), "ard": True}, ValueError, "kernel by name"),
+        ({"inference": "exactly"}, ValueError, "Did you mean 'exact'"),
+        ({"options": {"start": 2}}, TypeError, "Did you mean 'starts'"),
+        ({"inference": pk.GPExact(), "options": {"starts": 2}}, TypeError, "leave them out"),
+        ({"inference": pk.EP}, TypeError, "such as pk.EP"),
+    ],
+)
+def test_mistakes(options: dict, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        pk.estimators.GPRegressor(**options).fit(X, Y)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "probkit.estimators._sklearn")
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(ImportError, match=r"probkit\[sklearn\]"):
+        import probkit.estimators._sklearn  # noqa: F401
