@@ -121,7 +121,7 @@ def block(
     rows = None if batch is None else batch.index.reshape(BLOCK, -1)
     size = frame["centre"]
 
-    def one(i: Array, carry: dict[str, Any]) -> dict[str, Any]:
+    def one(i: Array | int, carry: dict[str, Any]) -> dict[str, Any]:
         part = None if batch is None or rows is None else Batch(batch.dim, rows[i])
         log_p = whitened(target, frame, part)
         heat = jnp.minimum(1.0, 0.01 + (numbers["first"] + i) / jnp.maximum(numbers["temper"], 1.0))
