@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
@@ -77,7 +78,7 @@ def as_one_kernel(fn: Callable) -> Callable:
 
         closed = with_scatters_as_loops(jax.make_jaxpr(flat)(*like))
         # Values of an enclosing trace become operands like the others.
-        outer = [i for i, x in enumerate(closed.consts) if isinstance(x, jax.core.Tracer)]
+        outer = [i for i, x in enumerate(closed.consts) if isinstance(x, Tracer)]
 
         def kernel(*operands: Any) -> tuple[list[Any], Any]:
             consts = list(closed.consts)

@@ -61,7 +61,8 @@ def _evaluate(closed: ClosedJaxpr, args: tuple) -> list[Any]:
 
 def _apply(jaxpr: Jaxpr, eqn: Any, operands: list[Any]) -> list[Any]:
     if eqn.primitive.name in _COMBINE and _is_plain(eqn.params["dimension_numbers"]):
-        return [_loop(eqn.primitive.name, *operands, eqn.params)]
+        operand, indices, updates = operands
+        return [_loop(eqn.primitive.name, operand, indices, updates, eqn.params)]
     params = {k: _rewritten(v) for k, v in eqn.params.items()}
     # A program of this one operation: how operations are bound differs among versions of JAX.
     given = {x: v for x, v in zip(eqn.invars, operands, strict=True) if isinstance(x, Var)}
