@@ -16,7 +16,7 @@ def both(fn, *args):
     plain = jax.jit(fn)(*args)
     marked = jax.jit(lambda *a: as_one_kernel(fn)(*a)).lower(*args)
     kernel = marked.compile(compiler_options=_one_kernel.ONE_KERNEL_OPTIONS)
-    assert "small_call" in kernel.as_text()
+    assert "small_call" in str(kernel.as_text())
     return plain, kernel(*args)
 
 
