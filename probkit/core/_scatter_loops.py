@@ -6,6 +6,7 @@ rows that reads, adds and writes one window each, it can stand inside a kernel.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,10 +81,11 @@ def _rewritten(value: Any) -> Any:
     if isinstance(value, ClosedJaxpr):
         return with_scatters_as_loops(value)
     if isinstance(value, Jaxpr):
-        # Without constants of its own, a program is its closed form's inside.
-        return (
-            with_scatters_as_loops(ClosedJaxpr(value, ())).jaxpr if not value.constvars else value
-        )
+        # A bare program has nowhere to keep constants: with any, it is left as it is.
+        if value.constvars:
+            return value
+        found = with_scatters_as_loops(ClosedJaxpr(value, ())).jaxpr
+        return value if found.constvars else found
     if isinstance(value, (tuple, list)) and any(isinstance(x, ClosedJaxpr) for x in value):
         return type(value)(_rewritten(x) for x in value)
     return value
@@ -105,7 +107,7 @@ def _loop(name: str, operand: Any, indices: Any, updates: Any, params: dict[str,
     updates = jnp.transpose(updates, [*over, *windowed]).reshape(rows, *window)
     where = indices.reshape(rows, -1).astype(jnp.int32)
     places = list(numbers.scatter_dims_to_operand_dims)
-    last = jnp.asarray([operand.shape[d] - window[d] for d in places], jnp.int32)
+    last = [operand.shape[d] - window[d] for d in places]
     drops = mode == jax.lax.GatherScatterMode.FILL_OR_DROP
 
     def one(i: Array, out: Array) -> Array:
@@ -116,7 +118,8 @@ def _loop(name: str, operand: Any, indices: Any, updates: Any, params: dict[str,
         old = jax.lax.dynamic_slice(out, start, window)
         new = _COMBINE[name](old, updates[i])
         if drops:
-            new = jnp.where(jnp.all((at >= 0) & (at <= last)), new, old)
+            inside = [(at[k] >= 0) & (at[k] <= end) for k, end in enumerate(last)]
+            new = jnp.where(functools.reduce(jnp.logical_and, inside), new, old)
         return jax.lax.dynamic_update_slice(out, new, start)
 
     return jax.lax.fori_loop(0, rows, one, operand)
