@@ -25,6 +25,7 @@ _OPTIONS = (
     "seed",
     "dims",
     "reparam",
+    "precision",
     "progress",
     "checkpoint",
     "checkpoint_every",
@@ -40,6 +41,7 @@ def fit(
     seed: Any = 0,
     dims: Mapping[str, Any] | None = None,
     reparam: Any = "auto",
+    precision: str | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 30.0,
@@ -59,6 +61,7 @@ def fit(
         seed: a whole number or a typed key.
         dims: dims of bare arrays in ``data``, by name.
         reparam: centring of hierarchical sites; see `Model.bind`.
+        precision: ``"double"`` fits in float64; None is JAX's setting (float32 by default).
         progress: whether to show a progress bar; None shows one on a terminal.
         checkpoint: a folder to write the run's state to, every ``checkpoint_every`` seconds.
         resume: a checkpoint folder (or ``posterior.state``) to go on from.
@@ -91,7 +94,7 @@ def fit(
     if not isinstance(method, Inference):
         called = f"call it: {method.__name__}()" if isinstance(method, type) else _named(method)
         raise TypeError(f"fit(method=): expected an inference method, found {method!r}; {called}")
-    target = _target(model, data, coords=coords, dims=dims, reparam=reparam)
+    target = _target(model, data, coords=coords, dims=dims, reparam=reparam, precision=precision)
     hooks = [*callbacks]
     if progress or progress is None:
         hooks.append(Progress(disable=None if progress is None else not progress))

@@ -42,8 +42,6 @@ _KNOWN_CHLO = frozenset(
     broadcast_select broadcast_subtract conj constant constant_like cosh digamma erf erf_inv erfc
     is_inf lgamma next_after polygamma sinh square zeta""".split()
 )
-#: XLA's library of reductions is a library like others.
-ONE_KERNEL_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 #: Above it, the work outweighs what the runtime adds (bytes read and written by one evaluation).
 _MOST_BYTES = 1 << 23
 

@@ -31,7 +31,6 @@ from probkit.core._chunk import chunk_function
 from probkit.core._errors import check_count
 from probkit.core._inference import Approximation, Batches, Draws, Inference
 from probkit.core._keys import key_data, step_key, wrap_key
-from probkit.core._one_kernel import ONE_KERNEL_OPTIONS
 from probkit.core._programs import (
     compiled,
     density_fingerprint,
@@ -167,7 +166,7 @@ class _Driver:
 
     # -- the two programs -------------------------------------------------------------------
 
-    def _program(self, name: str, fn: Any, args: tuple, options: dict | None = None) -> Any:
+    def _program(self, name: str, fn: Any, args: tuple, one_kernel: bool = False) -> Any:
         begin = time.perf_counter()
         static = describe(self.method)
         parts = None
@@ -175,11 +174,11 @@ class _Driver:
             batch = self.rows.example() if self.rows is not None else None
             own = source_digest(type(self.method))
             density = density_fingerprint(self.target, batch)
-            parts = None if own is None else (static, own, density, self.devices, options)
+            parts = None if own is None else (static, own, density, self.devices, one_kernel)
         # The method's structure (its static fields) keys the memory cache; on disk it is `parts`.
         dim = None if self.rows is None else self.rows.dim
-        variant = (self.treedef, dim, self.devices, options is None)
-        made = compiled(self.target.program, name, variant, fn, args, parts, options or {})
+        variant = (self.treedef, dim, self.devices, one_kernel)
+        made = compiled(self.target.program, name, variant, fn, args, parts)
         self.seconds["compile"] += time.perf_counter() - begin
         return made
 
@@ -193,7 +192,7 @@ class _Driver:
             # What XLA cannot compile that way, it says.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 fused = spread(self._chunk_function(True), self.devices)
-                return self._program("chunk", fused, args, ONE_KERNEL_OPTIONS)
+                return self._program("chunk", fused, args, one_kernel=True)
         return self._program("chunk", spread(self._chunk_function(False), self.devices), args)
 
     def _chunk_function(self, one_kernel: bool) -> Any:
@@ -233,7 +232,8 @@ class _Driver:
         args = (self.key, np.int32(0), np.int32(0), ids, self.state, *fixed, rows)
         chunk = self._chunk(args)
         begin = time.perf_counter()
-        n = min(self.capacity, 32)
+        # Devices do not stop in mid-chunk: one step shows whether there was a start at all.
+        n = min(self.capacity, 32) if self.devices == 1 else 1
         try:
             for callback in self.callbacks:
                 callback.start(total, self.method.num_warmup, self.t)

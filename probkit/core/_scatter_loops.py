@@ -61,7 +61,7 @@ def _evaluate(closed: ClosedJaxpr, args: tuple) -> list[Any]:
 
 
 def _apply(jaxpr: Jaxpr, eqn: Any, operands: list[Any]) -> list[Any]:
-    if eqn.primitive.name in _COMBINE and _is_plain(eqn.params["dimension_numbers"]):
+    if eqn.primitive.name in _COMBINE and _is_plain(eqn):
         operand, indices, updates = operands
         return [_loop(eqn.primitive.name, operand, indices, updates, eqn.params)]
     params = {k: _rewritten(v) for k, v in eqn.params.items()}
@@ -91,8 +91,15 @@ def _rewritten(value: Any) -> Any:
     return value
 
 
-def _is_plain(numbers: Any) -> bool:
-    return not numbers.operand_batching_dims and not numbers.scatter_indices_batching_dims
+def _is_plain(eqn: Any) -> bool:
+    """Whether `_loop` does what the equation says; others are left for XLA to refuse."""
+    numbers, update = eqn.params["dimension_numbers"], eqn.params.get("update_jaxpr")
+    if numbers.operand_batching_dims or numbers.scatter_indices_batching_dims:
+        return False
+    if eqn.primitive.name != "scatter" or update is None:
+        return True
+    # `x.at[i].apply(f)` is the same operation with another rule of update than "take the new one".
+    return not update.eqns and list(update.outvars) == [update.invars[1]]
 
 
 def _loop(name: str, operand: Any, indices: Any, updates: Any, params: dict[str, Any]) -> Array:

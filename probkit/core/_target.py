@@ -147,6 +147,14 @@ class Program(abc.ABC):
         """Dims of a site along which its elements are independent given its parents."""
         return ()
 
+    def feeds(self, name: str) -> bool:
+        """Whether other sites depend on a site's value."""
+        return False
+
+    def time_dim(self, name: str) -> str | None:
+        """The dim along which each element of a site is drawn given the one before, if any."""
+        return None
+
     def gaussian_latent(self, arrays: dict) -> GaussianLatent:
         """The capability of that name: one Gaussian vector with pointwise terms.
 

@@ -15,6 +15,7 @@ import numpy as np
 from probkit.core import Labels, Target, check_options, listing, nearest
 from probkit.models._centring import choose_centring, parse_reparam
 from probkit.models._data import ROWS, Data, read_data
+from probkit.models._facts import Facts, compiled_facts, inspect_sites
 from probkit.models._gp import moved_points, precision_of, resolve_processes, whitened
 from probkit.models._gp_latent import with_owners
 from probkit.models._graph_program import GraphProgram, Plan, missing_dim
@@ -22,6 +23,7 @@ from probkit.models._indexing import check_indices
 from probkit.models._markov import resolve_chains
 from probkit.models._model import Model
 from probkit.models._nodes import Factor, RandomVariable
+from probkit.models._numbers import in_kind
 from probkit.models._observed import check_observed, split_missing
 from probkit.models._sizes import check_coords, resolve_sizes, used_dims
 
@@ -37,6 +39,7 @@ def bind(
     reparam: Any = "auto",
     observe: bool = True,
     like: Target | None = None,
+    precision: str | None = None,
     **unknown: Any,
 ) -> Target:
     """The Target of a model with data.
@@ -50,7 +53,9 @@ def bind(
             element, by how informative the data are at a pilot point), ``"centred"``,
             ``"noncentred"``, ``"off"`` (as declared), or a dictionary of the last three by site.
         observe: whether declared names found in the data are observed (False: they are ignored).
-        like: a Target of the same model; categories, coords and centring follow it.
+        like: a Target of the same model; categories, coords, centring and precision follow it.
+        precision: ``"double"`` computes in float64; None is JAX's setting (single precision,
+            unless jax_enable_x64 is on), and double for models with a Gaussian process.
 
     Returns:
         A `Target`. Targets of the same model, sizes, dtypes and observed names share compiled
@@ -61,7 +66,7 @@ def bind(
             and the remedy.
     """
     check_options("bind", unknown, _OPTIONS)
-    with precision_of(model.nodes, like):
+    with precision_of(model.nodes, like, precision):
         return _bound(model, data, coords, dims, reparam, observe, like)
 
 
@@ -69,7 +74,7 @@ def _bound(
     model: Model, data: Any, coords: Any, dims: Any, reparam: Any, observe: bool, like: Any
 ) -> Target:
     chosen = check_coords(coords)
-    prepared, extra_dims, extra_coords = _prepared(model, data)
+    prepared, extra_dims, extra_coords = _prepared(model, data, chosen)
     labels = {**_training_coords(like), **extra_coords, **chosen}
     parsed = _read(model, prepared, _dims_option(extra_dims, dims), labels, like)
     nodes = model.nodes
@@ -90,9 +95,11 @@ def _bound(
         style=style,
         dtype=np.dtype(jnp.result_type(float)).name,
     )
-    program = _program(model, plan, columns, values, missing)
+    # Parameters, supports and the values of discrete variables may depend on the columns' values.
+    facts = inspect_sites(plan, columns, values)
+    check_observed(facts, values, missing, _listed(prepared) | _listed(model._given))
+    program = _program(model, plan, facts, missing)
     check_indices(program, columns)
-    check_observed(program, values, missing, _listed(prepared) | _listed(model._given))
     arrays = program.pack(columns, values, missing)
     moved = moved_points(nodes, columns, rows, like)
     if moved:
@@ -116,7 +123,7 @@ def _bound(
     return target if like is not None else with_owners(target)
 
 
-_OPTIONS = ("coords", "dims", "reparam", "observe", "like")
+_OPTIONS = ("coords", "dims", "reparam", "observe", "like", "precision")
 
 
 def _rebind(model: Model, data: Any, **options: Any) -> Target:
@@ -124,10 +131,12 @@ def _rebind(model: Model, data: Any, **options: Any) -> Target:
     return bind(model, data, **options)
 
 
-def _prepared(model: Model, data: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def _prepared(
+    model: Model, data: Any, chosen: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     if model._prepare is None:
         return data, {}, {}
-    data, dims, coords = model._prepare(data)
+    data, dims, coords = model._prepare(data, chosen)
     return data, dict(dims), dict(coords)
 
 
@@ -152,7 +161,25 @@ def _read(
     names = None if isinstance(data, Mapping) else wanted
     order = {k: v for k, v in labels.items() if k not in known}
     parsed = read_data(data, dims=dims, categories=known, order=order, names=names)
-    return _transposed(nodes, _with_given(model, parsed))
+    return _transposed(nodes, _counted(nodes, _with_given(model, parsed), labels))
+
+
+def _counted(nodes: Mapping[str, Any], parsed: Data, labels: Mapping[str, Any]) -> Data:
+    """Columns of True and False under the name of a dim as codes of these two labels."""
+    found = [
+        d
+        for d in used_dims(nodes)
+        if d in parsed and d not in nodes and parsed.arrays.get(d, np.zeros(0)).dtype == bool
+    ]
+    if not found:
+        return parsed
+    known = {d: labels.get(d, np.array([False, True])) for d in found}
+    return replace(
+        parsed,
+        arrays={**parsed.arrays, **{d: parsed.arrays[d].astype(np.int32) for d in found}},
+        coords={**parsed.coords, **known},
+        categorical=parsed.categorical | set(found),
+    )
 
 
 def _with_given(model: Model, parsed: Data) -> Data:
@@ -236,11 +263,11 @@ def _check_names(model: Model, parsed: Data, observed: list[str], like: Target |
                     f"The new data have: {listing(parsed.arrays)}; add the column."
                 )
             if parent not in nodes and parent not in parsed and parent not in sizes:
-                options = [*nodes, *parsed.arrays, *sizes]
+                options = [*nodes, *parsed.names, *sizes]
                 raise ValueError(
                     f"site {name!r}: its parent {parent!r} is neither a variable, nor a column of "
                     f"the data, nor a dim.{nearest(parent, options)} Variables: {listing(nodes)}; "
-                    f"data: {listing(parsed.arrays)}; dims: {listing(sizes)}."
+                    f"data: {listing(parsed.names)}; dims: {listing(sizes)}."
                 )
     if like is None:
         _check_unused(nodes, parsed, observed, sizes)
@@ -338,18 +365,10 @@ def _check_codes(name: str, parent: str, codes: np.ndarray, sizes: dict[str, int
 
 
 def _host(name: str, array: np.ndarray) -> np.ndarray:
-    """A column in the computation's dtypes; whole numbers too large for them are an error."""
-    if array.dtype.kind == "f":
-        return array.astype(jnp.result_type(float))
-    if array.dtype.kind in "iu":
-        kind = np.dtype(jnp.result_type(int))
-        limit = np.iinfo(kind)
-        if array.size and (array.min() < limit.min or array.max() > limit.max):
-            raise ValueError(
-                f"data {name!r}: whole numbers up to {array.max()} do not fit into {kind.name}; "
-                "pass them as floats, or subtract an offset"
-            )
-        return array.astype(kind)
+    """A column in the computation's dtypes."""
+    if array.dtype.kind in "fiu":
+        kind = jnp.result_type(float if array.dtype.kind == "f" else int)
+        return in_kind(name, array, np.dtype(kind))
     return array
 
 
@@ -360,12 +379,14 @@ def _listed(data: Any) -> frozenset[str]:
     return frozenset(k for k, v in data.items() if isinstance(v, list | tuple | int | float))
 
 
-def _program(model: Model, plan: Plan, columns: dict, values: dict, missing: dict) -> GraphProgram:
-    key = plan.key()
+def _program(
+    model: Model, plan: Plan, facts: dict[str, Facts], missing: dict[str, np.ndarray]
+) -> GraphProgram:
+    key = (plan.key(), compiled_facts(facts))
     if key in model._programs:
         model._programs.move_to_end(key)
         return model._programs[key]
-    program = GraphProgram(plan, columns, values, missing)
+    program = GraphProgram(plan, facts, missing)
     model._programs[key] = program
     while len(model._programs) > _MAX_PROGRAMS:
         model._programs.popitem(last=False)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from probkit.models._forward import backward, forward, sample_path
-from probkit.models._tensors import Tensor, aligned, pick, spread
+from probkit.models._tensors import Tensor, pick, spread
 
 if TYPE_CHECKING:
     from probkit.models._graph_program import GraphProgram
@@ -103,15 +103,18 @@ def look_up_link(program: GraphProgram, chain: Transition, chosen: Mapping[str, 
     return pick(value, 0, chain.variables, chain.dims, chosen, program)
 
 
-def cavity(program: GraphProgram, site: Tensor, emission: Tensor, chain: Transition) -> Array:
+def cavity(
+    program: GraphProgram, site: Tensor, others: Tensor, emission: Tensor, chain: Transition
+) -> Array:
     """``log p(y_t | everything else)`` with the chain summed out, for a site of the chain's dims.
 
-    The states' posterior without the site's own term at t, ``a_t + b_t - log p(y_t | x_t)``,
-    weights that term.
+    The state at t is predicted from before and from after, ``p_t + b_t``, and by what ``others``
+    emit at t; that weights the site's own term there. (Subtracting the term from the whole would
+    be no number where a state cannot emit the observation.)
     """
     _, a, e = _joined(program, emission, chain)
-    whole = forward(a, e) + backward(a, e)
-    term = jnp.moveaxis(aligned(site, chain.dims), -1, 0)
-    rest = jax.nn.logsumexp(whole - term, axis=1)
-    value = jnp.moveaxis(jax.nn.logsumexp(whole, axis=1) - rest, 0, -1)
-    return jnp.transpose(value, [chain.dims.index(d) for d in site.dims])
+    _, _, rest = _joined(program, others, chain)
+    before = jax.nn.logsumexp(forward(a, e)[:-1, :, None] + a[1:], axis=1)
+    around = jnp.concatenate([a[0, 0][None], before]) + backward(a, e)
+    value = jax.nn.logsumexp(around + e, axis=1) - jax.nn.logsumexp(around + rest, axis=1)
+    return jnp.transpose(jnp.moveaxis(value, 0, -1), [chain.dims.index(d) for d in site.dims])

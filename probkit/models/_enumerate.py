@@ -339,7 +339,10 @@ class Enumeration:
         if any(t.variables != (variable,) for t in emissions):
             return None
         joined = product(emissions, chain.dims, variable, self.program)
-        return cavity(self.program, site, joined, chain)
+        none = Tensor((variable,), (), jnp.zeros(self.program.facts[variable].support_size))
+        rest = [none, *(t for t in emissions if t is not site)]
+        others = product(rest, chain.dims, variable, self.program)
+        return cavity(self.program, site, others, joined, chain)
 
     # -- the check at bind ------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from numpyro.distributions import biject_to
 
 from probkit.models._centring import centring_shape
 from probkit.models._graph import reaches
+from probkit.models._host_array import host_array
 from probkit.models._nodes import Deterministic, Node, RandomVariable
 from probkit.models._parameters import (
     check_parameters,
@@ -62,6 +63,12 @@ class Facts:
         return 0 if self.values is None else len(self.values)
 
 
+def compiled_facts(facts: Mapping[str, Facts]) -> tuple:
+    """What of the facts a program is compiled for and columns may change; hashable."""
+    values = {k: f.values for k, f in facts.items() if f.values is not None}
+    return tuple((k, v.dtype.str, v.tobytes()) for k, v in values.items())
+
+
 def inspect_sites(
     plan: Plan, columns: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
 ) -> dict[str, Facts]:
@@ -104,7 +111,7 @@ class _Pass:
             elif parent in self.plan.nodes:
                 out[parent] = env[parent]
             elif parent in self.columns:
-                out[parent] = self.columns[parent]
+                out[parent] = host_array(self.columns[parent])
             elif parent in self.plan.sizes and parent not in node.optional:
                 out[parent] = self.plan.sizes[parent]
         return out

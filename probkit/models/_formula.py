@@ -10,7 +10,7 @@ the remembered state. Names follow Bambi's: ``Intercept``, ``1|g``, ``x|g``, ``1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ from probkit.models._formula_nodes import (
     site_name,
 )
 from probkit.models._formula_text import FormulaText, GroupTerm, bare, mentioned, parse
+from probkit.models._labels import label_array
 from probkit.models._model import Model
 
 _OWN_DIMS = ("row", "term", "normal_term", "cut")
@@ -120,17 +121,26 @@ class Plan:
     labels: list | None
 
 
-def _prepare(plan: Plan, training: Prepared, data: Any) -> Prepared:
-    """The arrays, dims and coords of a frame's rows; None stands for the training frame."""
+def _prepare(
+    plan: Plan, training: Prepared, data: Any, coords: Mapping[str, Any] | None = None
+) -> Prepared:
+    """The arrays, dims and coords of a frame's rows; None stands for the training frame.
+
+    Groups that ``coords`` name may be new ones: their effects are drawn from the population.
+    """
     if data is None:
         return training
+    named = {k: label_array(v) for k, v in (coords or {}).items() if k in plan.memory.groups}
+    plan = replace(plan, memory=replace(plan.memory, groups={**plan.memory.groups, **named}))
     column = plan.trials if isinstance(plan.trials, str) else None
     rows = read_rows(plan.memory, data, column, training=False)
     arrays, dims, coords = _predictors(plan, rows)
     needed = mentioned(plan.memory.text.response)[0]
     if needed <= set(rows.data.arrays):
         _add_response(plan, rows, arrays, dims)
-    coords.update({dim: labels for dim, labels in training[2].items() if dim != "row"})
+    coords.update(
+        {dim: labels for dim, labels in training[2].items() if dim not in ("row", *named)}
+    )
     return arrays, dims, coords
 
 

@@ -47,6 +47,7 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
 from probkit.core._errors import listing, nearest
+from probkit.models._mean_families import Beta, Gamma, NegativeBinomial
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,6 @@ class HalfStudentT(dist.Distribution):
         return dist.StudentT(self.df, 0.0, self.scale).log_prob(value) + np.log(2.0)
 
 
-def _negative_binomial(eta: Any, alpha: Any) -> dist.Distribution:
-    return dist.NegativeBinomial2(jnp.exp(eta), alpha)
-
-
-def _beta(eta: Any, kappa: Any) -> dist.Distribution:
-    # 1 - m as a logistic of its own, which is exact where m rounds to 1.
-    return dist.Beta(kappa * jax.nn.sigmoid(eta), kappa * jax.nn.sigmoid(-eta))
-
-
 def _ordinal(eta: Any, threshold: Any) -> Any:
     """Categorical with log P(y = k) from log-logistics, exact far out in both tails.
 
@@ -182,7 +174,7 @@ FAMILIES = {
         Family(
             "negative_binomial",
             "log",
-            _negative_binomial,
+            NegativeBinomial,
             ("alpha",),
             discrete=True,
             low=0.0,
@@ -191,7 +183,7 @@ FAMILIES = {
         Family(
             "gamma",
             "log",
-            lambda eta, alpha: dist.Gamma(alpha, alpha * jnp.exp(-eta)),
+            Gamma,
             ("alpha",),
             low=0.0,
             closed=False,
@@ -200,7 +192,7 @@ FAMILIES = {
         Family(
             "beta",
             "logit",
-            _beta,
+            Beta,
             ("kappa",),
             low=0.0,
             high=1.0,

@@ -22,6 +22,7 @@ from probkit.core import Labels, Target, listing, nearest
 from probkit.core._config import setting
 from probkit.core._programs import compiled
 from probkit.models._data import ROWS, Data, read_data
+from probkit.models._gp import precision_of
 from probkit.models._numpyro_program import NumpyroProgram
 
 _MAX_PROGRAMS = 8
@@ -77,6 +78,7 @@ class NumpyroModel:
         dims: Mapping[str, Any] | None = None,
         reparam: Any = "auto",
         like: Target | None = None,
+        precision: str | None = None,
     ) -> Target:
         """The Target of this function with data.
 
@@ -86,7 +88,9 @@ class NumpyroModel:
             coords: labels by dim.
             dims: dims of data and sites, by name, besides those given to `Model.from_numpyro`.
             reparam: not used: the function says itself how it is parametrised.
-            like: a Target of the same model; categories, coords and static arguments follow it.
+            like: a Target of the same model; categories, coords, static arguments and precision
+                follow it.
+            precision: ``"double"`` computes in float64; None is JAX's setting.
 
         Raises:
             ValueError, TypeError: an argument is missing or unknown; a plate that subsamples; a
@@ -98,6 +102,10 @@ class NumpyroModel:
                 "parametrised; wrap it in numpyro.handlers.reparam",
                 stacklevel=2,
             )
+        with precision_of({}, like, precision):
+            return self._bound(data, coords, dims, like)
+
+    def _bound(self, data: Any, coords: Any, dims: Any, like: Target | None) -> Target:
         names = {**self.dims, **_named(dims)}
         static, parsed = self._read(data, names, like)
         arrays = {k: _host(k, parsed.array(k)) for k in parsed.arrays}

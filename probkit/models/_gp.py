@@ -222,12 +222,18 @@ def memory() -> float:
 
 
 def precision_of(
-    nodes: Mapping[str, Node], like: Target | None
+    nodes: Mapping[str, Node], like: Target | None, precision: str | None = None
 ) -> contextlib.AbstractContextManager[None]:
-    """The floating precision that a model is bound in."""
+    """The floating precision that a model is bound in.
+
+    Raises:
+        ValueError: ``precision`` is neither ``"double"`` nor None.
+    """
+    if precision is not None:
+        check_choice("bind(precision)", precision, ("double",))
     if like is not None:
         return in_precision(like.dtype)
-    if any(n.double for n in processes(nodes).values()):
+    if precision == "double" or any(n.double for n in processes(nodes).values()):
         return in_precision(np.float64)
     return contextlib.nullcontext()
 

@@ -8,8 +8,7 @@ With ``L L' = K + j I`` at the old points, ``A = L^{-1} k(X, X*)`` and the resid
 hyperparameters of each draw. A joint draw takes a Cholesky factor of the second matrix, O(n*^3);
 beyond `_JOINT` new rows it is taken block by block, so that memory stays O(n^2 + n `_JOINT`), and
 rows of different blocks are independent given ``f``. Predictive densities need the variances alone,
-the diagonal, and integrate over each row's own normal by the trapezoidal rule on `NODES` points in
-[-7, 7] standard deviations, which converges faster than any power for smooth terms.
+the diagonal, and integrate over each row's own normal (`probkit.models._normal_mean`).
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from probkit.models._gp import processes
 from probkit.models._nodes import Deterministic
+from probkit.models._normal_mean import NODES
 from probkit.models._sites import call
 from probkit.models.kernels._kernel import Kernel, cross_covariance, diagonal
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from probkit.models._plan import View
 
 _JOINT = 1024
-NODES = 64
 _ATTEMPTS = 7
 
 
@@ -162,10 +160,3 @@ def robust_cholesky(matrix: Array, jitter: Array | float) -> Array:
 
 def _solve(tril: Array, b: Array) -> Array:
     return jax.scipy.linalg.solve_triangular(tril, b, lower=True)
-
-
-def quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and log weights for an expectation over a standard normal, ``(NODES,)`` each."""
-    nodes = np.linspace(-7.0, 7.0, NODES)
-    log_weights = -0.5 * nodes**2
-    return nodes, log_weights - np.log(np.sum(np.exp(log_weights)))

@@ -27,7 +27,7 @@ from numpyro.distributions.transforms import IdentityTransform
 from probkit.core import Batch, GaussianLatent, Program, Site, Terms
 from probkit.models._centring import centre
 from probkit.models._enumerate import Enumeration
-from probkit.models._facts import Facts, inspect_sites
+from probkit.models._facts import Facts
 from probkit.models._gp import GaussianProcess, check_memory
 from probkit.models._gp_conditional import residuals, workspace
 from probkit.models._gp_latent import GraphLatent
@@ -47,14 +47,14 @@ from probkit.models._sites import call, check_distribution
 class GraphProgram(Program):
     """See the module's text. Built by `bind`; hashed by identity."""
 
-    def __init__(self, plan: Plan, columns: dict, values: dict, missing: dict):
+    def __init__(self, plan: Plan, facts: dict[str, Facts], missing: Mapping[str, np.ndarray]):
         super().__init__()
         self.plan = plan
         self.nodes = plan.nodes
         self.sizes = dict(plan.sizes)
         self.data_dims = plan.data_dims
         self.dtype = np.dtype(plan.dtype)
-        self.facts: dict[str, Facts] = inspect_sites(plan, columns, values)
+        self.facts = facts
         self.masks = {k: v.ndim for k, v in missing.items()}
         for name, facts in self.facts.items():
             for dim, size in zip(facts.dims, facts.shape, strict=True):
@@ -161,7 +161,7 @@ class GraphProgram(Program):
         """The dynamic half of a Target: host arrays in the computation's dtypes."""
         arrays: dict[str, Any] = {
             "data": dict(columns),
-            "observed": {k: as_observed(v, self.facts[k].discrete) for k, v in values.items()},
+            "observed": {k: as_observed(k, v, self.facts[k].discrete) for k, v in values.items()},
             "index": {},
             "masked": {},
             "centred": {},
@@ -273,9 +273,11 @@ class GraphProgram(Program):
 
         return biject_to(jax.tree.map(pick, elementwise(d.support)))
 
-    def holes(self, name: str, arrays: dict) -> Array:
-        """Where the terms of an observed site belong to missing entries."""
+    def holes(self, name: str, arrays: dict, view: View | None = None) -> Array:
+        """Where the terms of an observed site belong to missing entries (of a view's rows)."""
         mask = jnp.asarray(arrays["masked"][name])
+        if view is not None:
+            mask = view.rows(mask, self.facts[name].dims)
         extra = tuple(range(len(self.facts[name].batch_shape), mask.ndim))
         return mask.any(axis=extra) if extra else mask
 
@@ -283,13 +285,15 @@ class GraphProgram(Program):
         """Log density terms of an observed site; see `_inside` for what is not checked again."""
         return log_density(d, value) if settled(self.facts[name]) else d.log_prob(value)
 
-    def observed_terms(self, name: str, d: Any, value: Array, arrays: dict) -> tuple[Array, Array]:
+    def observed_terms(
+        self, name: str, d: Any, value: Array, arrays: dict, view: View
+    ) -> tuple[Array, Array]:
         """Log density terms of an observed site, split into seen and missing entries."""
         terms = self.terms(name, d, value)
         if name not in arrays["masked"]:
             return terms, jnp.zeros((), self.dtype)
-        terms = jnp.broadcast_to(terms, self.facts[name].batch_shape)
-        mask = self.holes(name, arrays)
+        terms = jnp.broadcast_to(terms, self.batch_shape(name, view))
+        mask = self.holes(name, arrays, view)
         return jnp.where(mask, 0.0, terms), jnp.sum(jnp.where(mask, terms, 0.0))
 
     # -- the contract of Program ------------------------------------------------------------
@@ -330,7 +334,7 @@ class GraphProgram(Program):
             own = f"{name}_missing"
             missing, jacobian = self.imputed_value(name, d, z[own], view)
         env[name] = self.filled(name, missing, view)
-        seen, unseen = self.observed_terms(name, d, env[name], arrays)
+        seen, unseen = self.observed_terms(name, d, env[name], arrays, view)
         terms.likelihood[name] = seen
         terms.scale[name] = view.scale(dims)
         if missing is not None:
@@ -391,12 +395,15 @@ class GraphProgram(Program):
         return (d if d.batch_shape == batch else d.expand(batch)).sample(key)
 
     def independent_dims(self, name: str) -> tuple[str, ...]:
-        f, node = self.facts[name], self.nodes[name]
-        return tuple(
-            d
-            for d in f.dims[: len(f.batch_shape)]
-            if not isinstance(node, Markov) or d != node.time
-        )
+        f = self.facts[name]
+        return tuple(d for d in f.dims[: len(f.batch_shape)] if d != self.time_dim(name))
+
+    def feeds(self, name: str) -> bool:
+        return bool(consumers(name, self.nodes))
+
+    def time_dim(self, name: str) -> str | None:
+        node = self.nodes[name]
+        return node.time if isinstance(node, Markov) else None
 
     def simulate(self, key: Array, values: Mapping[str, Any], arrays: dict) -> dict[str, Array]:
         return simulate(self, key, values, arrays)

@@ -193,18 +193,37 @@ class Chain(Distribution):
         return paths.reshape((*sample_shape, *paths.shape[1:]))
 
     def _path(self, key: Array) -> Array:
-        batch = self.batch_shape[:-1]
-        start = self.first(self._at(0)).expand(batch).sample(jax.random.fold_in(key, 0))
+        shape = (*self.batch_shape, *self.event_shape)
+        blank = jnp.zeros(shape, self._dtype(self.first(self._at(0))))
+        return self.continued(key, blank, jnp.zeros(shape, bool))
 
-        def advance(before: Array, now: tuple[Array, dict]) -> tuple[Array, Array]:
-            number, covariates = now
+    def continued(self, key: Array, known: Array, mask: Array) -> Array:
+        """A chain that has the ``known`` states under ``mask``, and goes on from each of them.
+
+        The states after known ones are drawn given these: a forecast. (Known states have no
+        influence on states before them.)
+
+        Args:
+            key: a typed key.
+            known: states, shape ``(*batch, time, *event)``.
+            mask: where they are known, of the same shape.
+        """
+        batch, axis = self.batch_shape[:-1], -1 - self.event_dim
+        held, where = jnp.moveaxis(known, axis, 0), jnp.moveaxis(mask, axis, 0)
+        start = self.first(self._at(0)).expand(batch).sample(jax.random.fold_in(key, 0))
+        start = jnp.where(where[0], held[0].astype(start.dtype), start)
+
+        def advance(before: Array, now: tuple) -> tuple[Array, Array]:
+            number, covariates, value, is_known = now
             d = self.following(before, covariates).expand(batch)
             after = d.sample(jax.random.fold_in(key, number)).astype(before.dtype)
+            after = jnp.where(is_known, value.astype(before.dtype), after)
             return after, after
 
         later = {k: v[1:] for k, v in self.moving.items()}
-        _, rest = jax.lax.scan(advance, start, (jnp.arange(1, self.length), later))
-        return jnp.moveaxis(jnp.concatenate([start[None], rest]), 0, -1 - self.event_dim)
+        inputs = (jnp.arange(1, self.length), later, held[1:], where[1:])
+        _, rest = jax.lax.scan(advance, start, inputs)
+        return jnp.moveaxis(jnp.concatenate([start[None], rest]), 0, axis)
 
     def transitions(self, states: int) -> Array:
         """``log p(x_t = k | x_{t-1} = j)``: shape ``(states, states, *batch)``, time last.

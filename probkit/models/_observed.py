@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from probkit.models._data import Data
+from probkit.models._numbers import in_kind, warn_of_counts
 from probkit.models._parameters import concrete, constraint_words
 
 if TYPE_CHECKING:
-    from probkit.models._graph_program import GraphProgram
+    from probkit.models._facts import Facts
 
 
 def split_missing(
@@ -37,28 +38,28 @@ def split_missing(
 
 
 def check_observed(
-    program: GraphProgram,
+    facts: Mapping[str, Facts],
     values: Mapping[str, np.ndarray],
     missing: Mapping[str, np.ndarray],
     listed: frozenset[str],
 ) -> None:
     """Raise if observed values do not suit their distribution: dtype first, then the support."""
     for name, value in values.items():
-        facts = program.facts[name]
+        own = facts[name]
         found = value.dtype.kind
-        if not facts.discrete and found in "iub" and name not in listed:
+        if not own.discrete and found in "iub" and name not in listed:
             raise TypeError(
-                f"site {name!r}: {facts.distribution} is continuous, but the data are "
+                f"site {name!r}: {own.distribution} is continuous, but the data are "
                 f"{value.dtype.name}; if they are measurements, pass floats "
                 f"(values.astype(float)); if they are counts or labels, use a discrete "
                 "distribution such as Poisson, Binomial or Categorical"
             )
-        if facts.support is None or not concrete(facts.support):
+        if own.support is None or not concrete(own.support):
             continue
-        _check_support(name, value, missing.get(name), facts)
+        _check_support(name, value, missing.get(name), own)
 
 
-def _check_support(name: str, value: np.ndarray, mask: np.ndarray | None, facts: Any) -> None:
+def _check_support(name: str, value: np.ndarray, mask: np.ndarray | None, facts: Facts) -> None:
     with np.errstate(all="ignore"):
         try:
             inside = np.asarray(facts.support(value))
@@ -82,11 +83,9 @@ def _check_support(name: str, value: np.ndarray, mask: np.ndarray | None, facts:
     )
 
 
-def as_observed(value: np.ndarray, discrete: bool) -> np.ndarray:
+def as_observed(name: str, value: np.ndarray, discrete: bool) -> np.ndarray:
     """Observed values in the dtype that their distribution computes with."""
-    if discrete and value.dtype.kind in "fb":
-        # Bernoulli outcomes may come as floats or bools.
-        return value.astype(jnp.result_type(int))
-    if value.dtype.kind in "iu" and discrete:
-        return value.astype(jnp.result_type(int))
-    return value.astype(jnp.result_type(float))
+    # (Bernoulli outcomes may come as floats or bools.)
+    if discrete:
+        warn_of_counts(name, value)
+    return in_kind(name, value, np.dtype(jnp.result_type(int if discrete else float)))

@@ -10,15 +10,17 @@ drawn, or integrated over, given that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from probkit.models._gp_conditional import conditional_draw, conditional_moments, quadrature
+from probkit.models._gp_conditional import conditional_draw, conditional_moments
+from probkit.models._markov import Markov
 from probkit.models._nodes import Deterministic, Factor, RandomVariable
+from probkit.models._normal_mean import log_normal_mean
 from probkit.models._sites import call
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def _score_from(
                 at = lambda x, n=name, j=i: _score_from(  # noqa: E731
                     program, j + 1, key, {**env, n: x}, values, arrays
                 )
-                return {**out, **_integrated(at, mean, sd)}
+                return {**out, **log_normal_mean(lambda t, f=at: f(mean + sd * t), mean.dtype)}
             residual = values[name]
             env[name] = conditional_draw(program, own_key, name, env, residual, arrays, view)
         elif name not in program.plan.observed:
@@ -97,18 +99,6 @@ def _score_from(
     return out
 
 
-def _integrated(score_at: Callable[[Array], dict], mean: Array, sd: Array) -> dict[str, Array]:
-    """Log of the mean of ``exp(score)`` with each row of the process normal on its own."""
-    nodes, log_weights = quadrature()
-    found = jax.vmap(lambda node: score_at(mean + sd * node))(jnp.asarray(nodes, mean.dtype))
-
-    def average(v: Array) -> Array:
-        weights = jnp.asarray(log_weights, v.dtype).reshape(-1, *(1,) * (v.ndim - 1))
-        return jax.nn.logsumexp(v + weights, axis=0)
-
-    return jax.tree.map(average, found)
-
-
 def _moved(name: str, values: Mapping[str, Any], arrays: dict) -> bool:
     """Whether a site is a process at other points than those it was fitted to."""
     return name in arrays.get("process", {}) and name in values
@@ -122,11 +112,12 @@ def _held(value: Any) -> bool:
 def _draw(
     program: GraphProgram, key: Array, name: str, env: Mapping, values: Mapping, view: View
 ) -> Array:
-    draw = program.draw(key, name, env, view)
     if name not in values:
-        return draw
+        return program.draw(key, name, env, view)
     known, mask = values[name]
-    return jnp.where(mask, known, draw)
+    if isinstance(program.nodes[name], Markov):
+        return program.distribution(name, env, view).continued(key, known, mask)
+    return jnp.where(mask, known, program.draw(key, name, env, view))
 
 
 def _seen(

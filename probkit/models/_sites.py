@@ -10,6 +10,7 @@ import numpy as np
 from numpyro.distributions import Distribution
 
 from probkit.core import listing
+from probkit.models._host_array import host_array
 from probkit.models._nodes import Node
 
 _NEEDS_VALUES = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
@@ -18,9 +19,8 @@ _NEEDS_VALUES = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConve
 def call(name: str, node: Node, args: Mapping[str, Any]) -> Any:
     """The node's function at its parents' values; errors name the site and the parents' shapes."""
     try:
-        if node.by_keyword:
-            return node.fn(**args)
-        return node.fn(*args.values())
+        found = node.fn(**args) if node.by_keyword else node.fn(*args.values())
+        return host_array(found)
     except Exception as error:
         if isinstance(error, SiteError | SiteTypeError):
             raise

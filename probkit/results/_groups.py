@@ -219,7 +219,18 @@ def log_likelihood_values(p: Posterior) -> dict[str, np.ndarray]:
 
 
 def _log_likelihood(p: Posterior) -> xarray.Dataset:
-    return dataset(p.target, log_likelihood_values(p))
+    return _without_holes(dataset(p.target, log_likelihood_values(p)))
+
+
+def _without_holes(terms: xarray.Dataset) -> xarray.Dataset:
+    """Without the rows of missing outcomes, where these are rows: other tools count all entries."""
+    for name, value in terms.items():
+        rows = [d for d in value.dims if d not in ("chain", "draw")]
+        alone = len(rows) == 1 and sum(rows[0] in v.dims for v in terms.values()) == 1
+        if alone:
+            holes = value.isnull().all(("chain", "draw")).values
+            terms = terms.isel({rows[0]: ~holes}) if holes.any() else terms
+    return terms
 
 
 def _posterior_predictive(p: Posterior) -> xarray.Dataset:
@@ -361,10 +372,12 @@ def loo_of(p: Posterior) -> Any:
     parts = []
     for value in log_likelihood_values(p).values():
         flat = value.reshape(*value.shape[:2], -1)
-        parts.append(flat[..., ~np.isnan(flat).any(axis=(0, 1))])
+        # (Missing by design at every draw; a term that is no number at some of them is told.)
+        parts.append(flat[..., ~np.isnan(flat).all(axis=(0, 1))])
     if not parts:
         raise ValueError(
             "loo: the model has no observed variable and no likelihood factor to leave out"
         )
     r_eff = 1.0 if p.approximation is not None else None
-    return loo(np.concatenate(parts, axis=-1).astype(float), r_eff)
+    log_ratio = p.stats.get("log_weight") if p.approximation is not None else None
+    return loo(np.concatenate(parts, axis=-1).astype(float), r_eff, log_ratio)

@@ -45,6 +45,8 @@ def held_values(
         old, new = p.target.sites[name], target.sites.get(name)
         if new is None or old.kind not in HELD or old.dims != new.dims:
             continue
+        if new.kind == "observed":
+            continue  # the new data give its value
         if old.kind == "imputed" and target is not p.target:
             continue  # the holes of other data
         rows = value.reshape(-1, *value.shape[2:])
@@ -59,10 +61,47 @@ def held_values(
             out[name] = rows
             continue
         held = _entries(rows, new.shape, places)
+        if held[1].all():
+            out[name] = held[0]  # the same labels in another order, or some of them
+            continue
         apart = {old.dims.index(d) for d in target.program.independent_dims(name)}
-        if held[1].any() and set(places) <= apart:
+        joint = [old.dims[i] for i in sorted(set(places) - apart)]
+        _check_part(target, name, joint, held[1][0], coords or {})
+        if held[1].any():
             out[name] = held
     return out
+
+
+def _check_part(
+    target: Target, name: str, joint: list[str], known: np.ndarray, coords: Mapping[str, Any]
+) -> None:
+    """Raise if new entries depend on known ones in a way that nothing can be drawn from.
+
+    Args:
+        joint: the dims with new labels along which the site's entries depend on one another.
+        known: which of its entries are known, of the site's shape.
+    """
+    if not joint:
+        return
+    time = target.program.time_dim(name)
+    if joint == [time]:
+        along = np.moveaxis(known, target.sites[name].dims.index(time), 0)
+        if known.any() and np.all(along[:-1] >= along[1:]):
+            return  # a forecast: the chain goes on from its last known state
+        if not known.any() and time not in coords:
+            return  # other rows: a chain of their own
+        raise ValueError(
+            f"predict: site {name!r} is a chain along {time!r}; expected coords[{time!r}] to have "
+            "labels that were there at training first and new ones after them (a forecast goes on "
+            "from the last), or only labels of training"
+        )
+    if known.any():
+        raise ValueError(
+            f"predict: site {name!r} has entries along {joint[0]!r} that were fitted and others "
+            f"that are new, but its entries there depend on one another; expected labels of "
+            f"{joint[0]!r} that were all there at training, or none of them (then the site is "
+            "drawn afresh)"
+        )
 
 
 def _carried(p: Posterior, target: Target) -> dict[str, Any]:
@@ -138,6 +177,7 @@ def predictions(
     """The ``predictions`` groups for new data."""
     target = rebound(p, data, coords)
     values = simulated(p, target, p._stream(1000 + seed), ("observed", "deterministic"), coords)
+    values = {k: _given(target, k, v) for k, v in values.items()}
     outcomes = {k for k, s in p.target.sites.items() if s.kind == "observed"}
     touched = {d for k in outcomes if k in target.sites for d in target.sites[k].dims}
     touched |= {d for k in target.arrays.get("process", {}) for d in target.sites[k].dims}
@@ -148,11 +188,18 @@ def predictions(
     return out
 
 
+def _given(target: Target, name: str, drawn: np.ndarray) -> np.ndarray:
+    """What others were predicted from: where the new data give a parent's value, that value."""
+    known = target.labels.observed.get(name)
+    if known is None or not target.program.feeds(name):
+        return drawn
+    return np.where(np.isnan(known), drawn, known).astype(drawn.dtype)
+
+
 def log_predictive(
     p: Posterior, data: Any, coords: Mapping[str, Any] | None, seed: int
 ) -> xarray.DataArray | xarray.Dataset:
     """See `Posterior.log_predictive`."""
-    import xarray
     from scipy.special import logsumexp
 
     target = rebound(p, data, coords)
@@ -171,9 +218,12 @@ def log_predictive(
     size = sum(int(np.prod(s.shape)) for s in program.sites.values() if s.kind == "observed")
     name = f"score:{_names(held)}"
     terms = map_draws(target, name, fn, rows, p._stream(2000 + seed), size=size)
-    averaged = {k: logsumexp(v, axis=0) - np.log(v.shape[0]) for k, v in terms.items()}
+    latent = {k for k, s in p.target.sites.items() if s.kind in HELD}
+    averaged = {
+        k: logsumexp(v, axis=0) - np.log(v.shape[0]) for k, v in terms.items() if k not in latent
+    }
     found = dataset(target, averaged, ())
-    return found[next(iter(averaged))] if len(averaged) == 1 else xarray.Dataset(found)
+    return found[next(iter(averaged))] if len(averaged) == 1 else found
 
 
 def _names(held: Mapping[str, Any]) -> str:

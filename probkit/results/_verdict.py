@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import html
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,6 +76,12 @@ class Verdict:
     def unjudged(self) -> tuple[Check, ...]:
         """The checks that could not be judged."""
         return tuple(check for check in self.checks if check.ok is None)
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self.checks)
+
+    def __len__(self) -> int:
+        return len(self.checks)
 
     def __contains__(self, name: object) -> bool:
         return any(check.name == name for check in self.checks)

@@ -51,6 +51,8 @@ def init_state(key: Array, target: Target, metric: str, target_accept: Any) -> S
     core, packed = _packed(metric_kind(metric, size), size, target.dtype)
     da_init, _ = bj.dual_averaging(target_accept)
     averaging = da_init(jnp.asarray(_FIRST_STEP, target.dtype))
+    # Without any warm-up the average is what is used: it begins where the search does.
+    averaging = averaging._replace(log_step_size_avg=averaging.log_step_size)
     return {
         "position": position,
         "lp": value,
