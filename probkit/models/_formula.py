@@ -138,9 +138,8 @@ def _prepare(
     needed = mentioned(plan.memory.text.response)[0]
     if needed <= set(rows.data.arrays):
         _add_response(plan, rows, arrays, dims)
-    coords.update(
-        {dim: labels for dim, labels in training[2].items() if dim not in ("row", *named)}
-    )
+    own = ("row", *named)
+    coords.update({dim: labels for dim, labels in training[2].items() if dim not in own})
     return arrays, dims, coords
 
 

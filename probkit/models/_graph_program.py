@@ -161,7 +161,7 @@ class GraphProgram(Program):
         """The dynamic half of a Target: host arrays in the computation's dtypes."""
         arrays: dict[str, Any] = {
             "data": dict(columns),
-            "observed": {k: as_observed(k, v, self.facts[k].discrete) for k, v in values.items()},
+            "observed": {k: as_observed(k, v, self.facts[k]) for k, v in values.items()},
             "index": {},
             "masked": {},
             "centred": {},

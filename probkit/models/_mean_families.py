@@ -1,6 +1,6 @@
 r"""Beta, gamma and negative binomial by their mean, exact in single precision for any shape.
 
-With the remainder of Stirling's formula, ``s(x) = lgamma(x) - (x - 1/2) log x + x - log(2 pi) / 2``,
+With Stirling's remainder ``s(x) = lgamma(x) - (x - 1/2) log x + x - log(2 pi) / 2``,
 
     beta      k a log(y/a) + k b log((1-y)/b) + log(k / (2 pi)) / 2 + (log a + log b) / 2
               + s(k) - s(k a) - s(k b) - log y - log(1 - y),       a = logistic(eta), b = 1 - a

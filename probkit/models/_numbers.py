@@ -48,7 +48,7 @@ def _check_spacing(name: str, array: np.ndarray, kind: np.dtype) -> None:
         return
     low, high = float(finite.min()), float(finite.max())
     largest = max(abs(low), abs(high))
-    if largest > np.finfo(kind).max:
+    if largest > float(np.finfo(kind).max):
         raise ValueError(
             f"data {name!r}: a magnitude of {largest:.3g} does not fit into {kind.name}; take "
             "other units, or switch on jax_enable_x64"

@@ -83,9 +83,10 @@ def _check_support(name: str, value: np.ndarray, mask: np.ndarray | None, facts:
     )
 
 
-def as_observed(name: str, value: np.ndarray, discrete: bool) -> np.ndarray:
+def as_observed(name: str, value: np.ndarray, facts: Facts) -> np.ndarray:
     """Observed values in the dtype that their distribution computes with."""
     # (Bernoulli outcomes may come as floats or bools.)
-    if discrete:
-        warn_of_counts(name, value)
-    return in_kind(name, value, np.dtype(jnp.result_type(int if discrete else float)))
+    found = in_kind(name, value, np.dtype(jnp.result_type(int if facts.discrete else float)))
+    if facts.discrete and not facts.distribution.startswith("Categorical"):
+        warn_of_counts(name, found)
+    return found

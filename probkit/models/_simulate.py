@@ -80,10 +80,10 @@ def _score_from(
         elif _moved(name, values, arrays):
             if "pointwise" in arrays:
                 mean, sd = conditional_moments(program, name, env, values[name], arrays, view)
-                at = lambda x, n=name, j=i: _score_from(  # noqa: E731
-                    program, j + 1, key, {**env, n: x}, values, arrays
+                at = lambda t, n=name, j=i, m=mean, s=sd: _score_from(  # noqa: E731
+                    program, j + 1, key, {**env, n: m + s * t}, values, arrays
                 )
-                return {**out, **log_normal_mean(lambda t, f=at: f(mean + sd * t), mean.dtype)}
+                return {**out, **log_normal_mean(at, mean.dtype)}
             residual = values[name]
             env[name] = conditional_draw(program, own_key, name, env, residual, arrays, view)
         elif name not in program.plan.observed:

@@ -296,7 +296,7 @@ class NumpyroFunction:
         facts = self._program.facts[name]
         value = given[name]
         if isinstance(value, np.ndarray):
-            value = as_observed(name, value, facts.discrete)
+            value = as_observed(name, value, facts)
         value = jnp.asarray(value)
         if name not in self._program.imputed:
             return value

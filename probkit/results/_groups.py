@@ -224,7 +224,7 @@ def _log_likelihood(p: Posterior) -> xarray.Dataset:
 
 def _without_holes(terms: xarray.Dataset) -> xarray.Dataset:
     """Without the rows of missing outcomes, where these are rows: other tools count all entries."""
-    for name, value in terms.items():
+    for value in terms.values():
         rows = [d for d in value.dims if d not in ("chain", "draw")]
         alone = len(rows) == 1 and sum(rows[0] in v.dims for v in terms.values()) == 1
         if alone:

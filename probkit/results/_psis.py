@@ -4,7 +4,8 @@ The weights of observation i are ``1/p(y_i | z_s)`` at the draws z_s, smoothed; 
 
     elpd_i = log sum_s w_s p(y_i | z_s) / sum_s w_s,   p_loo = sum_i (lppd_i - elpd_i).
 
-Draws of an approximation q have the weights ``p(z_s | y) / q(z_s)`` besides (Magnusson et al. 2019).
+Draws of an approximation q have the weights ``p(z_s | y) / q(z_s)`` besides (Magnusson et al.
+2019).
 
 Source: Vehtari, Gelman and Gabry (2017), Statistics and Computing 27. Cost: one Pareto fit an
 observation (about 0.2 ms for 4000 draws).
