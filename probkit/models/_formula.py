@@ -130,8 +130,11 @@ def _prepare(
     """
     if data is None:
         return training
-    named = {k: label_array(v) for k, v in (coords or {}).items() if k in plan.memory.groups}
-    plan = replace(plan, memory=replace(plan.memory, groups={**plan.memory.groups, **named}))
+    memory = plan.memory
+    named = {k: label_array(v) for k, v in (coords or {}).items() if k in memory.groups}
+    levels = {k: v for k, v in named.items() if k in memory.levels}
+    memory = replace(memory, groups={**memory.groups, **named}, levels={**memory.levels, **levels})
+    plan = replace(plan, memory=memory)
     column = plan.trials if isinstance(plan.trials, str) else None
     rows = read_rows(plan.memory, data, column, training=False)
     arrays, dims, coords = _predictors(plan, rows)

@@ -54,10 +54,10 @@ class GraphProgram(Program):
         self.sizes = dict(plan.sizes)
         self.data_dims = plan.data_dims
         self.dtype = np.dtype(plan.dtype)
-        self.facts = facts
+        self.facts = dict(facts)
         self.masks = {k: v.ndim for k, v in missing.items()}
-        for name, facts in self.facts.items():
-            for dim, size in zip(facts.dims, facts.shape, strict=True):
+        for name, own in facts.items():
+            for dim, size in zip(own.dims, own.shape, strict=True):
                 known = self.sizes.setdefault(dim, size)
                 if known != size:
                     raise ValueError(
