@@ -57,6 +57,17 @@ def to_arviz(groups: Mapping[str, xarray.Dataset], attrs: Mapping[str, Any] | No
     return xarray.DataTree.from_dict(nodes)
 
 
+def without_holes(terms: xarray.Dataset) -> xarray.Dataset:
+    """Without the rows of missing outcomes, where these are rows: other tools count all entries."""
+    for value in terms.values():
+        rows = [d for d in value.dims if d not in ("chain", "draw")]
+        alone = len(rows) == 1 and sum(rows[0] in v.dims for v in terms.values()) == 1
+        if alone:
+            holes = value.isnull().all(("chain", "draw")).values
+            terms = terms.isel({rows[0]: ~holes}) if holes.any() else terms
+    return terms
+
+
 def from_arviz(obj: Any) -> dict[str, xarray.Dataset]:
     """The groups of an ``InferenceData`` or a ``DataTree``, whichever library made it.
 

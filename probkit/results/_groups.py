@@ -219,18 +219,7 @@ def log_likelihood_values(p: Posterior) -> dict[str, np.ndarray]:
 
 
 def _log_likelihood(p: Posterior) -> xarray.Dataset:
-    return _without_holes(dataset(p.target, log_likelihood_values(p)))
-
-
-def _without_holes(terms: xarray.Dataset) -> xarray.Dataset:
-    """Without the rows of missing outcomes, where these are rows: other tools count all entries."""
-    for value in terms.values():
-        rows = [d for d in value.dims if d not in ("chain", "draw")]
-        alone = len(rows) == 1 and sum(rows[0] in v.dims for v in terms.values()) == 1
-        if alone:
-            holes = value.isnull().all(("chain", "draw")).values
-            terms = terms.isel({rows[0]: ~holes}) if holes.any() else terms
-    return terms
+    return dataset(p.target, log_likelihood_values(p))
 
 
 def _posterior_predictive(p: Posterior) -> xarray.Dataset:

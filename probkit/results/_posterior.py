@@ -285,10 +285,16 @@ class Posterior:
         return _groups.groups(self, names)
 
     def to_arviz(self, *names: str) -> Any:
-        """An ArviZ object: InferenceData on ArviZ 0.x, a DataTree on 1.x."""
-        from probkit.results._arviz import to_arviz
+        """An ArviZ object: InferenceData on ArviZ 0.x, a DataTree on 1.x.
 
-        return to_arviz(self.groups(*names), self.attrs)
+        Its log likelihood has no rows for missing outcomes (ArviZ counts every entry).
+        """
+        from probkit.results._arviz import to_arviz, without_holes
+
+        groups = dict(self.groups(*names))
+        if "log_likelihood" in groups:
+            groups["log_likelihood"] = without_holes(groups["log_likelihood"])
+        return to_arviz(groups, self.attrs)
 
     def report(self, path: str | Path, title: str | None = None) -> Path:
         """Write one self-contained HTML page: the verdict, the summary, and pictures."""
