@@ -163,7 +163,9 @@ def table(model: str, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             }
             rates[sampler]["ess"] = c.median([x["warm"]["ess"] for x in rows])
             rates[sampler]["rhat"] = max(x["warm"]["rhat"] for x in rows)
-    print(f"{model}: minimum bulk ESS per second, medians over {max(map(len, cells.values()))} seeds")
+    print(
+        f"{model}: minimum bulk ESS per second, medians over {max(map(len, cells.values()))} seeds"
+    )
     for sampler, row in rates.items():
         print(f"  {sampler:<18}" + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
     ratios = {}

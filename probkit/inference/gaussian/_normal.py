@@ -43,8 +43,9 @@ def normal_approximation(
     """The normal with this mean and precision; a precision that is not one sets an OK status.
 
     The check ``curvature`` then says which coordinates (``names``, in their order) lie along the
-    flat or rising directions. The log evidence is Laplace's, ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact
-    where the log density is quadratic.
+    flat or rising directions. The log evidence is Laplace's,
+    ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact where the log density is
+    quadratic.
     """
     size = mean.shape[0]
     checks: tuple[Check, ...] = ()
