@@ -40,11 +40,16 @@ class Ran:
         return json.loads(self.out.strip().splitlines()[-1])
 
 
-def process(command: Sequence[str], env: Mapping[str, str | None] | None = None) -> Ran:
+def process(
+    command: Sequence[str],
+    env: Mapping[str, str | None] | None = None,
+    limit: float | None = None,
+) -> Ran:
     """Run a fresh process to its end; ``None`` in ``env`` removes a variable.
 
     Raises:
-        RuntimeError: it failed (with the end of what it wrote to stderr).
+        RuntimeError: it failed (with the end of what it wrote to stderr), or took longer than
+            ``limit`` seconds.
     """
     full = dict(os.environ)
     full.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -56,11 +61,16 @@ def process(command: Sequence[str], env: Mapping[str, str | None] | None = None)
             full[name] = value
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
-    done = subprocess.run(list(command), env=full, capture_output=True, text=True, cwd=ROOT)
+    called = " ".join(command)
+    try:
+        done = subprocess.run(
+            list(command), env=full, capture_output=True, text=True, cwd=ROOT, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{called} was ended after {limit:g} s") from None
     wall = time.perf_counter() - begin
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        called = " ".join(command)
         raise RuntimeError(f"{called} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Ran(wall, cpu, done.stdout)

@@ -3,7 +3,9 @@
 A maker takes a `Case` and returns ``fit(seed)``, which returns the reported values as host arrays
 of shape (chain, draw, ...). NumPyro and blackjax are put into one jitted function of the seed and
 the data, so that a second call compiles nothing (their own front ends recompile). All run 4 chains
-of 1000 + 1000, vectorised in JAX, in parallel threads in nutpie.
+of 1000 + 1000: in JAX vectorised or, ``turns=True``, one after the other in the compiled program
+(vectorised chains wait for the longest trajectory of the four, which can cost more than it gains
+on a CPU); in parallel threads in nutpie.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def probkit(case: Any, **options: Any) -> Fit:
     return fit
 
 
-def numpyro(case: Any, dense: bool = False) -> Fit:
+def numpyro(case: Any, dense: bool = False, turns: bool = False) -> Fit:
     """NumPyro's NUTS: a model function, or the hand-written density as a potential."""
     import jax
     from numpyro.infer import MCMC, NUTS
@@ -51,7 +53,7 @@ def numpyro(case: Any, dense: bool = False) -> Fit:
             num_warmup=WARMUP,
             num_samples=DRAWS,
             num_chains=CHAINS,
-            chain_method="vectorized",
+            chain_method="sequential" if turns else "vectorized",
             progress_bar=False,
         )
         if case.numpyro is None:
@@ -81,7 +83,7 @@ def _named(draws: dict) -> dict:
     return out
 
 
-def blackjax(case: Any, low_rank: bool = False) -> Fit:
+def blackjax(case: Any, low_rank: bool = False, turns: bool = False) -> Fit:
     """blackjax's window adaptation (diagonal or low rank) and its NUTS, by hand."""
     import jax
 
@@ -106,7 +108,7 @@ def blackjax(case: Any, low_rank: bool = False) -> Fit:
             z = jax.lax.scan(once, state, jax.random.split(draw, DRAWS))[1]
             return jax.vmap(lambda x: case.values(x, data))(z)
 
-        return jax.vmap(chain)(keys)
+        return jax.lax.map(chain, keys) if turns else jax.vmap(chain)(keys)
 
     compiled = jax.jit(run)
 

@@ -31,26 +31,40 @@ MODELS = {
     "affairs": (
         "probkit",
         "numpyro",
+        "numpyro in turns",
         "numpyro dense",
         "blackjax",
+        "blackjax in turns",
         "blackjax low rank",
         "nutpie",
         "nutpie low rank",
     ),
     "gauss100": ("probkit", "numpyro dense", "blackjax low rank", "nutpie low rank"),
-    "process": ("probkit", "numpyro", "blackjax", "blackjax low rank", "nutpie"),
+    "process": (
+        "probkit",
+        "numpyro",
+        "numpyro in turns",
+        "blackjax",
+        "blackjax in turns",
+        "blackjax low rank",
+        "nutpie",
+    ),
 }
 SAMPLERS: dict[str, dict[str, Any]] = {
     "probkit": {},
     "numpyro": {},
+    "numpyro in turns": {"turns": True},
     "numpyro dense": {"dense": True},
     "blackjax": {},
+    "blackjax in turns": {"turns": True},
     "blackjax low rank": {"low_rank": True},
     "nutpie": {},
     "nutpie low rank": {"low_rank": True},
 }
 #: Warm-up and draws where they are not 1000 each: an evaluation of the process takes milliseconds.
-LENGTHS = {"process": 250}
+LENGTHS = {"process": 150}
+#: A cell that takes longer (seconds) is ended and counts as failed.
+_LIMIT = 1200.0
 _PEERS = c.ROOT / ".venv-peers" / "bin" / "python"
 _CELLS = c.RESULTS / "ess"
 
@@ -118,7 +132,7 @@ def cell(model: str, sampler: str, seed: int, quick: bool) -> dict[str, Any]:
         }
         _, *flags = c.python("-m", "benchmarks.ess_per_second", "--cell", model, sampler, str(seed))
         try:
-            ran = c.process([str(own), *flags, *(["--quick"] if quick else [])], env)
+            ran = c.process([str(own), *flags, *(["--quick"] if quick else [])], env, _LIMIT)
             found = ran.last_json()
         except RuntimeError as error:
             found = {"failed": str(error)[-800:]}
@@ -149,7 +163,9 @@ def table(model: str, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             }
             rates[sampler]["ess"] = c.median([x["warm"]["ess"] for x in rows])
             rates[sampler]["rhat"] = max(x["warm"]["rhat"] for x in rows)
-    print(f"{model}: minimum bulk ESS per second, medians over {len(cells['probkit'])} seeds")
+    print(
+        f"{model}: minimum bulk ESS per second, medians over {max(map(len, cells.values()))} seeds"
+    )
     for sampler, row in rates.items():
         print(f"  {sampler:<18}" + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
     ratios = {}

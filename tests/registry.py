@@ -196,7 +196,11 @@ REGISTRY: tuple[Row, ...] = (
         "HMC",
         _with(pk.HMC, draws=600, warmup=300, leapfrog=5),
         ("leapfrogs", "leapfrog"),
-        (*_MCMC, ({"leapfrog": 0}, ValueError, "leapfrog")),
+        (
+            *_MCMC,
+            ({"leapfrog": 0}, ValueError, "leapfrog"),
+            ({"jitter": 1.5}, ValueError, "jitter"),
+        ),
         nonlinear=True,
     ),
     Row(

@@ -19,7 +19,7 @@ class Rows:
     """Mini-batches without replacement: index arrays from a fresh permutation each epoch."""
 
     def __init__(self, batches: Batches, target: Target, key: np.ndarray):
-        self.dim = batches.dim or _data_dim(target)
+        self.dim = batches.dim or data_dim(target)
         target.batched_dim(self.dim)
         self.total = target.program.sizes[self.dim]
         self.size = batches.size
@@ -61,7 +61,12 @@ class Rows:
         return self._block[1][position:]
 
 
-def _data_dim(target: Target) -> str:
+def data_dim(target: Target) -> str:
+    """The dim that mini-batches are drawn along unless another is named: the observed variable's.
+
+    Raises:
+        ValueError: there is none.
+    """
     for site in target.sites.values():
         if site.kind in ("observed", "imputed") and site.dims:
             return site.dims[0]

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from probkit.core._abreast import devices_for, in_turns, spread
+from probkit.core._abreast import devices_for, each_chain, in_turns, spread
 from probkit.core._callbacks import Callback, Progressed
 from probkit.core._checkpoint import CheckpointFile, Snapshot
 from probkit.core._chunk import chunk_function
@@ -202,7 +202,10 @@ class _Driver:
     def _init(self, key, chains, leaves, arrays):
         method, target = self._traced(leaves, arrays)
         keys = jax.vmap(lambda c: step_key(wrap_key(key), jnp.uint32(_INIT_STEP), c))(chains)
-        return strong(jax.vmap(method.init, in_axes=(0, None))(keys, target))
+        if len(chains) == 1:
+            return strong(jax.vmap(method.init, in_axes=(0, None))(keys, target))
+        # (In turns on a CPU: a vectorised density takes longer to compile there.)
+        return strong(each_chain(lambda key, _: method.init(key, target), keys, chains))
 
     # -- driving ----------------------------------------------------------------------------
 

@@ -84,35 +84,83 @@ def _is_vector(d: Any) -> bool:
     return type(d) is dist.MultivariateNormal
 
 
-def _moved(d: Any, weight: Any) -> Any:
-    """The distribution of ``z``: ``d`` itself where centred, its standard form elsewhere."""
+def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
+    """The site's value at ``z``, and the log density terms of ``z``.
+
+    Args:
+        d: the site's distribution.
+        z: the site's coordinate, of the site's shape.
+        weight: True where ``z`` is the value itself; False alone for nowhere (not traced).
+    """
+    d = _plain(d)
     if _is_vector(d):
-        w = jnp.asarray(weight)
-        loc = jnp.where(w[..., None], d.loc, 0.0)
-        eye = jnp.eye(d.event_shape[0], dtype=d.loc.dtype)
-        return dist.MultivariateNormal(
-            loc, scale_tril=jnp.where(w[..., None, None], d.scale_tril, eye)
-        )
-    others = {k: getattr(d, k) for k in d.arg_constraints if k not in ("loc", "scale")}
+        return _centre_vectors(d, z, jnp.asarray(weight))
     if weight is False:
-        return type(d)(loc=0.0, scale=1.0, **others)
-    return type(d)(
-        loc=jnp.where(weight, d.loc, 0.0), scale=jnp.where(weight, d.scale, 1.0), **others
+        return d.loc + d.scale * z, log_density(_standard(d), z)
+    loc, scale = (jnp.asarray(x, z.dtype) for x in (d.loc, d.scale))
+    value, residual, log_scale = _two_ways(loc, scale, z, weight)
+    return value, log_density(_standard(d), residual) - log_scale
+
+
+def _standard(d: Any) -> Any:
+    """The distribution with location 0 and scale 1."""
+    others = {k: getattr(d, k) for k in d.arg_constraints if k not in ("loc", "scale")}
+    return type(d)(loc=0.0, scale=1.0, **others)
+
+
+@jax.custom_jvp
+def _two_ways(loc: Array, scale: Array, z: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """Value, standardised residual and log Jacobian between them, element by element.
+
+    Centred ``z, (z - m) / s, log s``; elsewhere ``m + s z, z, 0``.
+    """
+    return _by_way(loc, scale, _reciprocal(scale, weight), z, weight)
+
+
+def _by_way(
+    loc: Array, scale: Array, reciprocal: Array, z: Array, weight: Array
+) -> tuple[Array, Array, Array]:
+    return (
+        jnp.where(weight, z, loc + scale * z),
+        jnp.where(weight, (z - loc) * reciprocal, z),
+        jnp.where(weight, jnp.log(scale), 0.0),
     )
 
 
-def centre(d: Any, z: Array, weight: Any) -> tuple[Array, Array]:
-    """The site's value at ``z``, and the log density terms of ``z``."""
-    d = _plain(d)
-    terms = log_density(_moved(d, weight), z)
-    if _is_vector(d):
-        moved = d.loc + (d.scale_tril @ z[..., None])[..., 0]
-        # A factor that failed is this site's fault, not that of the sites that use its value.
-        terms = jnp.where(jnp.isfinite(d.scale_tril[..., -1, -1]), terms, jnp.nan)
-        w = jnp.asarray(weight)[..., None]
-        return jnp.where(w, z, moved), terms
-    moved = d.loc + d.scale * z
-    return (moved if weight is False else jnp.where(weight, z, moved)), terms
+@_two_ways.defjvp
+def _two_ways_jvp(primals: tuple, tangents: tuple) -> tuple:
+    # Both ways obey x = m + s u. Written by hand, ``m`` and ``s`` have one sum over the elements
+    # each in the gradient, where the two branches would have two, and all share one division.
+    loc, scale, z, weight = primals
+    loc_dot, scale_dot, z_dot, _ = tangents
+    reciprocal = _reciprocal(scale, weight)
+    found = _by_way(loc, scale, reciprocal, z, weight)
+    shift = loc_dot + scale_dot * found[1]
+    return found, (
+        jnp.where(weight, z_dot, shift + scale * z_dot),
+        jnp.where(weight, (z_dot - shift) * reciprocal, z_dot),
+        jnp.where(weight, scale_dot * reciprocal, 0.0),
+    )
+
+
+def _reciprocal(scale: Array, weight: Array) -> Array:
+    """``1 / scale``; 1 where no element is centred: there a scale of zero does no harm."""
+    lead = weight.ndim - scale.ndim
+    shared = [i for i in range(weight.ndim) if i < lead or scale.shape[i - lead] == 1]
+    used = jnp.any(weight, axis=shared, keepdims=True)
+    return 1.0 / jnp.where(used.reshape(used.shape[max(lead, 0) :]), scale, 1.0)
+
+
+def _centre_vectors(d: Any, z: Array, weight: Array) -> tuple[Array, Array]:
+    """`centre` for a multivariate normal, one choice for each draw."""
+    w = weight[..., None]
+    eye = jnp.eye(d.event_shape[0], dtype=d.loc.dtype)
+    tril = jnp.where(w[..., None], d.scale_tril, eye)
+    own = dist.MultivariateNormal(jnp.where(w, d.loc, 0.0), scale_tril=tril)
+    moved = d.loc + (d.scale_tril @ z[..., None])[..., 0]
+    # A factor that failed is this site's fault, not that of the sites that use its value.
+    failed = ~jnp.isfinite(d.scale_tril[..., -1, -1])
+    return jnp.where(w, z, moved), jnp.where(failed, jnp.nan, log_density(own, z))
 
 
 def decentre(d: Any, value: Array, weight: Any) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from probkit.core import Check
 
-from ._diagnostics import MIN_DRAWS, diagnose
+from ._diagnostics import MIN_DRAWS, diagnose, never_varies
 from ._judging import Labels, judge, plain_label
 
 
@@ -135,14 +135,11 @@ def _figures(values: ArrayLike) -> tuple[dict[str, NDArray], NDArray]:
     real = array.dtype.kind == "f"
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = flat.min(axis=1), flat.max(axis=1)
-        size = np.maximum(np.abs(low).max(axis=0), np.abs(high).max(axis=0))
-        rounding = 8 * np.finfo(array.dtype).eps * size if real else 0.0
-        constant = high.max(axis=0) - low.min(axis=0) <= rounding
         mcse = found["mcse_mean"].reshape(count) / found["sd"].reshape(count)
     figures = {key: found[key].reshape(count) for key in ("r_hat", "ess_bulk", "ess_tail")}
     figures |= {
         "mcse": mcse,
-        "constant": constant,
+        "constant": never_varies(array).reshape(count),
         "non_finite": np.sum(~np.isfinite(flat), axis=(0, 1)).astype(float),
         "real": np.full(count, real),
     }

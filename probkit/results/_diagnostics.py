@@ -48,6 +48,25 @@ _BLOCK = 2**20
 _NAMES = ("r_hat", "ess_bulk", "ess_tail", "ess_mean", "mcse_mean", "mcse_sd")
 
 
+def never_varies(draws: ArrayLike) -> NDArray[np.bool_]:
+    """Which components keep one value over all chains and draws, up to rounding: shape ``shape``.
+
+    Args:
+        draws: shape (chain, draw, *shape).
+
+    Example:
+        >>> never_varies(np.ones((2, 5, 3)))
+        array([ True,  True,  True])
+    """
+    array = np.asarray(draws)
+    with np.errstate(invalid="ignore"):
+        low, high = array.min(axis=(0, 1)), array.max(axis=(0, 1))
+        if array.dtype.kind != "f":
+            return np.asarray(high == low)
+        size = np.maximum(np.abs(low), np.abs(high))
+        return np.asarray(high - low <= 8 * np.finfo(array.dtype).eps * size)
+
+
 def diagnose(draws: ArrayLike) -> dict[str, Array]:
     """All diagnostics of one site at once, sharing the sorts: faster than one call for each.
 

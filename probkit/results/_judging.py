@@ -11,16 +11,18 @@ Labels = Callable[[str, tuple[int, ...]], str]
 
 ADVICE = {
     "r_hat": (
-        "the chains disagree: more warm-up and draws; if it stays, look for several modes or for "
-        "parameters that the data cannot tell apart, and reparametrise"
+        "the chains disagree: more warm-up and draws (warmup=, draws=); if it stays, look for "
+        "several modes or for parameters that the data cannot tell apart, or try another "
+        "parametrisation (reparam='noncentred' or 'centred' in fit)"
     ),
     "ess_bulk": (
-        "the draws are too dependent for means and medians: more draws, metric='low_rank' for "
-        "correlated parameters, or another parametrisation (reparam= in fit)"
+        "the draws are too dependent for means and medians: more draws, metric='dense' for "
+        "correlated parameters (metric='low_rank' where they are many), or another "
+        "parametrisation (reparam='noncentred' or 'centred' in fit)"
     ),
     "ess_tail": (
-        "the draws are too dependent for 5 % and 95 % quantiles: more draws, or lighter-tailed "
-        "priors on the scales"
+        "the draws are too dependent for 5 % and 95 % quantiles: more draws, lighter-tailed "
+        "priors on the scales, or another parametrisation (reparam= in fit)"
     ),
     "mcse": (
         "the Monte Carlo error of the mean is more than a tenth of the posterior sd: more draws"
@@ -31,20 +33,22 @@ ADVICE = {
         "tighter prior on scales"
     ),
     "e_bfmi": (
-        "the energy mixes slowly, as with heavy tails or a funnel: reparametrise, or put "
-        "lighter-tailed priors on the scales"
+        "the energy mixes slowly, as with heavy tails or a funnel: a non-centred parametrisation "
+        "(reparam='noncentred' in fit), or lighter-tailed priors on the scales"
     ),
     "tree_depth": (
         "trajectories are cut short, which is slow and not wrong: bring parameters to a common "
-        "scale, adapt a low-rank mass matrix (metric='low_rank'), or allow more (max_depth=)"
+        "scale, adapt a richer mass matrix (metric='low_rank' or 'dense'), or allow more "
+        "(max_depth=)"
     ),
     "non_finite": (
         "a draw that is not a number has no summary: look for overflow (exp, powers) or division "
         "by zero in the site named, or run in float64"
     ),
     "stuck_chains": (
-        "a chain has not moved, so its draws carry one value: other initial points, a smaller "
-        "initial step size, or longer warm-up"
+        "a chain has not moved, so its draws carry one value: longer warm-up (warmup=), a higher "
+        "target_accept, another seed= (it starts elsewhere), or another parametrisation "
+        "(reparam= in fit)"
     ),
     "loo_k": (
         "leave-one-out is unreliable for these observations, which the model finds surprising: "

@@ -117,7 +117,9 @@ class Posterior:
 
         Args:
             var_names: sites to report; all by default.
-            **options: ``hdi_prob=``, ``stats=``; see `probkit.results._summary.summarise`.
+            **options: ``hdi_prob=``, ``stats=``, ``constants=`` (by default, components that
+                never vary beside others of their site that do, as on the diagonal of a correlation
+                matrix, have no row); see `probkit.results._summary.summarise`.
         """
         from probkit.results._summary import summarise
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._checks import Labels, plain_label
-from ._diagnostics import diagnose
+from ._diagnostics import diagnose, never_varies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,7 @@ def summarise(
     labels: Labels | None = None,
     hdi_prob: float = 0.94,
     stats: Sequence[str] = DEFAULT_STATS,
+    constants: bool = False,
 ) -> pd.DataFrame:
     """Means, intervals and diagnostics of every component of every site.
 
@@ -52,10 +53,13 @@ def summarise(
         stats: columns to compute, in their order, out of ``mean``, ``sd``, ``median``, ``hdi``
             (narrowest interval), ``eti`` (equal tails), ``mcse_mean``, ``mcse_sd``, ``ess_bulk``,
             ``ess_tail``, ``ess_mean``, ``r_hat``.
+        constants: whether to keep real components that never vary while others of their site do,
+            such as the diagonal of a correlation matrix. A site that never varies at all stays.
 
     Returns:
         A data frame of floats, not rounded, indexed by component. ``hdi`` makes the columns
         ``hdi94_low`` and ``hdi94_high`` (the figure is the per cent held), and so does ``eti``.
+        The components that were left out are in ``attrs["constant"]``.
 
     Raises:
         TypeError: an unknown entry of `stats`, or draws that are not numbers.
@@ -75,13 +79,30 @@ def summarise(
     probability = check_between("summarise(hdi_prob=)", hdi_prob, 0.0, 1.0)
     labels = labels or plain_label
     index: list[str] = []
+    left_out: list[str] = []
     columns: dict[str, list[NDArray]] = {}
     for name, values in draws.items():
         array = _numeric(name, values)
-        index += [labels(name, tuple(i)) for i in np.ndindex(array.shape[2:])]
+        kept = np.full(array.shape[2:], True) if constants else _informative(array)
+        for i in np.ndindex(array.shape[2:]):
+            (index if kept[i] else left_out).append(labels(name, tuple(i)))
+        array = array[:, :, kept]
         for column, figures in _columns(array, tuple(stats), probability).items():
             columns.setdefault(column, []).append(figures)
-    return pd.DataFrame({key: np.concatenate(parts) for key, parts in columns.items()}, index=index)
+    frame = pd.DataFrame({k: np.concatenate(parts) for k, parts in columns.items()}, index=index)
+    frame.attrs["constant"] = left_out
+    return frame
+
+
+def _informative(array: NDArray) -> NDArray[np.bool_]:
+    """The components to report: all, but for constants beside others that vary.
+
+    (A whole number that keeps its value is a finding, not a constant of the model.)
+    """
+    if not array.size or array.dtype.kind != "f":
+        return np.full(array.shape[2:], True)
+    still = never_varies(array)
+    return np.asarray(~still if not still.all() else np.full(still.shape, True))
 
 
 def hdi(draws: ArrayLike, prob: float = 0.94) -> NDArray[np.float64]:

@@ -105,3 +105,19 @@ def test_a_flat_direction_is_a_status():
     out = _one(lambda z: -0.5 * z["x"][0] ** 2, 2)
     assert out.status is Status.NOT_POSITIVE_DEFINITE
     assert np.all(np.isfinite(out.output.params["tril"]))
+    (check,) = [c for c in out.output.checks if c.name == "curvature"]
+    assert check.ok is False and check.where == "'x[1]'"
+
+
+def test_a_flat_combination_names_its_coordinates():
+    """Only the sum of a and b[1] is known: the verdict names the two, and not the others."""
+
+    def fn(z):
+        known = jnp.sum(z["b"] ** 2) - z["b"][1] ** 2
+        return -0.5 * (known + (z["a"] + z["b"][1] - 1.0) ** 2)
+
+    target = Target.from_log_density(fn, {"a": np.zeros(()), "b": np.zeros(3)})
+    posterior = pk.fit(target, method=pk.Laplace(), progress=False)
+    verdict = posterior.check()
+    assert not verdict.ok and "proper" in verdict["curvature"].advice
+    assert sorted(verdict["curvature"].where.replace("'", "").split(", ")) == ["a", "b[1]"]

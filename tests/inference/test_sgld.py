@@ -69,6 +69,32 @@ def test_a_step_that_is_too_large_ends_with_a_status_and_finite_draws():
     assert not verdict.ok and "stopped being finite" in str(verdict)
 
 
+@pytest.mark.parametrize(("rows", "sd"), [(40, 1.0), (4000, 0.002)], ids=["wide", "narrow"])
+@pytest.mark.parametrize("batch", [None, 20])
+def test_the_default_step_fits_the_scale(rows, sd, batch):
+    """Precisions 41 and 1e9: e (A + V) is 0.2, V being the variance of the batch gradient.
+
+    V is estimated from 32 batches: a factor of three off by chance, 1e-4 for each chain. The
+    variance of the draws may be 5 per cent too large; 6 standard errors on either side.
+    """
+    y = 0.7 + sd * np.random.default_rng(1).normal(size=rows)
+    model = pk.Model(
+        mu=pk.dist.Normal(0, 1), y=pk.rv(lambda mu: pk.dist.Normal(mu, sd), dims="row")
+    )
+    method = pk.SGLD(draws=1000, warmup=50, thin=20, batch_size=batch)
+    posterior = pk.fit(model, {"y": y}, method=method, progress=False)
+    precision = rows / sd**2 + 1.0
+    noise = 0.0 if batch is None else rows**2 / batch * y.var() / sd**4
+    found = posterior.stats["step_size"][:, 0] * (precision + noise)
+    assert np.max(np.abs(np.log(found / 0.2))) < (1e-3 if batch is None else np.log(3.0))
+    assert posterior.status is Status.OK
+    mu = posterior.values["mu"].astype(float)
+    middle, wide = y.sum() / sd**2 / precision, precision**-0.5
+    assert abs(mu.mean() - middle) < 1.0 * wide
+    if batch is None:
+        assert abs(mu.std() / wide - 1.025) < 6 * float(mcse_sd(mu)) / wide + 0.03
+
+
 def test_thin_steps_do_not_limit_the_batches():
     """A draw of 20 small steps with batches of 10 needs more rows than there are: epochs go on."""
     assert _fit(step_size=1e-4, batch_size=10, thin=20, draws=3, warmup=0).status.ok

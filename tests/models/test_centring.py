@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from scipy import stats
 import probkit as pk
 from probkit import dist
 from probkit.models import describe_centring
+from probkit.models._centring import centre
 
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -173,6 +176,58 @@ def test_every_choice_is_the_same_distribution() -> None:
             jacobian = (~choice["a"]).sum() * log_tau
             jacobian += (~choice["v"]).sum() * (2 * log_tau + np.log(0.8))
             np.testing.assert_allclose(found, centred + jacobian, rtol=1e-10)
+
+
+def _plainly(loc: jax.Array, scale: jax.Array, z: jax.Array, w: jax.Array) -> jax.Array:
+    """A function of value and density terms, with each way of the choice written out."""
+    x = jnp.where(w, z, loc + scale * z)
+    centred, standard = dist.StudentT(5.0, loc, scale), dist.StudentT(5.0, 0.0, 1.0)
+    return jnp.sum(jnp.sin(x)) + jnp.sum(
+        jnp.where(w, centred.log_prob(z), standard.log_prob(jnp.where(w, 0.0, z)))
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 1)], ids=str)
+def test_derivatives_are_those_of_the_formula(shape: tuple[int, ...]) -> None:
+    """Gradient and second derivatives, for locations and scales that elements share or not."""
+    rng = np.random.default_rng(1)
+    w = jnp.asarray(rng.random((3, 4)) < 0.5)
+
+    def ours(loc: jax.Array, scale: jax.Array, z: jax.Array) -> jax.Array:
+        x, terms = centre(dist.StudentT(5.0, loc, scale), z, w)
+        return jnp.sum(jnp.sin(x)) + jnp.sum(terms)
+
+    with jax.enable_x64(True):
+        point = rng.normal(size=shape), rng.uniform(0.5, 2.0, shape), rng.normal(size=(3, 4))
+        point = tuple(map(jnp.asarray, point))
+        found = jax.jit(_to_second_order(ours))(*point)
+        wanted = jax.jit(_to_second_order(lambda *at: _plainly(*at, w)))(*point)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def _to_second_order(fn: Callable) -> Callable:
+    """Value, gradient and their derivatives along a fixed direction."""
+
+    def along(*at: jax.Array) -> tuple:
+        direction = tuple(jnp.cos(1.0 + jnp.arange(float(x.size))).reshape(x.shape) for x in at)
+        return jax.jvp(jax.value_and_grad(fn, (0, 1, 2)), at, direction)
+
+    return along
+
+
+def test_a_scale_of_zero_harms_centred_elements_only() -> None:
+    """Far out in the funnel the scale underflows; a site without a centred element goes on."""
+
+    @jax.jit
+    def total(scale: jax.Array, z: jax.Array, w: jax.Array) -> jax.Array:
+        x, terms = centre(dist.Normal(1.0, scale), z, w)
+        return jnp.sum(x) + jnp.sum(terms)
+
+    found = jax.value_and_grad(total, (0, 1))(jnp.zeros(()), jnp.ones(2), jnp.zeros(2, bool))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+    rows = jax.grad(total)(jnp.array([0.0, 1.0]), jnp.ones(2), jnp.array([False, True]))
+    assert np.isfinite(rows).all()
 
 
 def _grid_moments() -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from scipy import special, stats
 import probkit as pk
 from probkit import dist
 from probkit.core import Batch
+from probkit.models._inside import log_density
 
 COVARIANCE = np.array([[2.0, 0.6], [0.6, 1.0]])
 
@@ -371,3 +372,20 @@ def test_check_reports_every_term() -> None:
     assert report.ok and report.finite == report.points
     assert set(report.terms) == {"beta", "tau", "a", "local", "shrink", "y"}
     assert report.observed == 12
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-3, 1.0, 1e6, 1e12])
+def test_a_scale_that_rows_share_is_right_at_any_size(size: float) -> None:
+    """Values and gradient in single precision against the formula in double."""
+    x = np.linspace(-2.0, 3.0, 7) * size
+
+    def ours(loc: jax.Array, log_scale: jax.Array) -> jax.Array:
+        terms = log_density(dist.Normal(loc, jnp.exp(log_scale)), jnp.asarray(x, jnp.float32))
+        return terms.sum()
+
+    loc, log_scale = 0.5 * size, np.log(1.5 * size)
+    value, slope = jax.value_and_grad(jax.jit(ours), (0, 1))(np.float32(loc), np.float32(log_scale))
+    r = (x - loc) / (1.5 * size)
+    assert value == pytest.approx(stats.norm.logpdf(x, loc, 1.5 * size).sum(), rel=1e-5, abs=1e-4)
+    assert slope[0] * size == pytest.approx(r.sum() / 1.5, rel=1e-4, abs=1e-4)
+    assert slope[1] == pytest.approx((r**2 - 1.0).sum(), rel=1e-4, abs=1e-4)

@@ -14,7 +14,7 @@ from probkit.core import _run as driver
 from tests.registry import COORDS, DIMS, problem, regression
 
 _METHODS = {
-    "draws": lambda: pk.HMC(draws=400, warmup=300, chains=2, leapfrog=5, metric="diag"),
+    "draws": lambda: pk.HMC(draws=1500, warmup=300, chains=2, leapfrog=5, metric="diag"),
     "approximation": lambda: pk.ExactGaussian(draws=800),
 }
 
@@ -143,7 +143,7 @@ class _Stop(Callback):
 
 def _stopped(monkeypatch, warmup):
     monkeypatch.setattr(driver, "_CHUNK_SECONDS", 1e-9)
-    method = pk.HMC(draws=400, warmup=warmup, chains=2, leapfrog=5, metric="diag")
+    method = pk.HMC(draws=1500, warmup=warmup, chains=2, leapfrog=5, metric="diag")
     return pk.fit(_target(), method=method, progress=False, callbacks=[_Stop()])
 
 

@@ -276,6 +276,21 @@ def test_summary_options():
     assert np.isnan(hdi(missing)).all()
 
 
+def test_constants_beside_components_that_vary_have_no_row() -> None:
+    rng = np.random.default_rng(0)
+    corr = np.ones((2, 50, 2, 2))
+    corr[..., 0, 1] = corr[..., 1, 0] = rng.uniform(-1, 1, (2, 50))
+    codes = np.stack([np.zeros((2, 50), int), rng.integers(0, 2, (2, 50))], axis=-1)
+    draws = {"corr": corr, "still": np.ones((2, 50, 2)), "codes": codes}
+    table = summarise(draws)
+    assert list(table.index) == [
+        *("corr[0, 1]", "corr[1, 0]"),
+        *("still[0]", "still[1]", "codes[0]", "codes[1]"),
+    ]
+    assert table.attrs["constant"] == ["corr[0, 0]", "corr[1, 1]"]
+    assert len(summarise(draws, constants=True)) == 8
+
+
 def test_summary_mistakes():
     x = _rng().normal(size=(2, 50))
     with pytest.raises(TypeError, match="Did you mean 'ess_bulk'"):

@@ -112,4 +112,5 @@ class ExactGaussian(Inference):
             top = float(first["value0"])
             status = Status.NOT_QUADRATIC if wide >= limits[1] else Status.NOT_POSITIVE_DEFINITE
         stats = {"nonlinearity": near, "nonlinearity_at_origin": wide}
-        return normal_approximation(mean, precision, top, int(self.draws), status, stats)
+        names = target.program.flat.labels()
+        return normal_approximation(mean, precision, top, int(self.draws), status, stats, names)

@@ -145,7 +145,7 @@ class Laplace(Inference):
             "starts": self.starts,
             "starts_at_best_mode": int(np.sum(np.abs(state["lp"] - top) < 0.1)),
         }
-        made = normal_approximation(
-            state["z"][best], -state["hessian"][best], top, int(self.draws), status, stats
-        )
+        mean, precision = state["z"][best], -state["hessian"][best]
+        names = target.program.flat.labels()
+        made = normal_approximation(mean, precision, top, int(self.draws), status, stats, names)
         return replace(made, examine=(mode_check,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probkit.core import Approximation, Status
+from probkit.core import Approximation, Check, Status, listing
+
+_FLAT = 1e-6  # curvatures up to here count as none
+_NAMED = 5
 
 
 def sample(params: dict[str, Array], key: Array, n: int) -> Array:
@@ -34,25 +38,30 @@ def normal_approximation(
     draws: int,
     status: Status,
     stats: dict[str, Any],
+    names: Sequence[str],
 ) -> Approximation:
     """The normal with this mean and precision; a precision that is not one sets an OK status.
 
-    Its log evidence is Laplace's, ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact
-    where the log density is quadratic.
+    The check ``curvature`` then says which coordinates (``names``, in their order) lie along the
+    flat or rising directions. The log evidence is Laplace's,
+    ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact where the log density is
+    quadratic.
     """
     size = mean.shape[0]
+    checks: tuple[Check, ...] = ()
     try:
         tril = np.linalg.cholesky(precision.astype(np.float64))
     except np.linalg.LinAlgError:
         # The best normal there is: flat and negative directions get the curvature of the prior
         # scale 1, and the status says so.
         values, vectors = np.linalg.eigh(np.nan_to_num(precision.astype(np.float64)))
-        roots = np.sqrt(np.where(values > 1e-6, values, 1.0))
+        roots = np.sqrt(np.where(values > _FLAT, values, 1.0))
         # A factor of V diag(roots^2) V' without forming it: that could lose its definiteness again
         # where curvatures differ by more than double precision holds.
         upper = np.asarray(np.linalg.qr((vectors * roots).T, mode="r"))
         tril = upper.T * np.sign(np.diag(upper))
         status = Status.NOT_POSITIVE_DEFINITE if status.ok else status
+        checks = (_flatness(values, vectors, names),)
     evidence = log_density_at_mean + 0.5 * size * math.log(2 * math.pi)
     evidence -= float(np.sum(np.log(np.diag(tril))))
     params = {"mean": mean, "tril": tril.astype(mean.dtype)}
@@ -65,4 +74,19 @@ def normal_approximation(
         log_evidence=evidence,
         stats=stats,
         status=status,
+        checks=checks,
     )
+
+
+def _flatness(values: np.ndarray, vectors: np.ndarray, names: Sequence[str]) -> Check:
+    """The lowest curvature, and the coordinates that its directions are made of."""
+    flat = vectors[:, values <= max(_FLAT, 1e-12 * float(values[-1]))]
+    share = np.sqrt(np.sum(np.square(flat), axis=1))
+    order = [int(i) for i in np.argsort(-share, kind="stable") if share[i] > 0.1]
+    where = listing([names[i] for i in order], _NAMED)
+    advice = (
+        "the log density is flat or rises along these coordinates (in combination, where they are "
+        "several): give them proper or tighter priors, leave out what the data cannot tell apart, "
+        "or draw with pk.NUTS()"
+    )
+    return Check("curvature", False, float(values[0]), 0.0, where, advice, ">")

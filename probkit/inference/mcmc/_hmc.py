@@ -1,6 +1,15 @@
-"""Hamiltonian Monte Carlo with trajectories of a fixed number of leapfrog steps.
+r"""Hamiltonian Monte Carlo with trajectories whose length does not depend on the state.
 
-(Neal 2011, section 2.) The warm-up is that of `NUTS`. A step costs ``leapfrog`` gradients.
+(Neal 2011, section 2.) Along a direction of frequency w a trajectory of length T turns the position
+by w T: where that is near a multiple of 2 pi the chain comes back to where it was, whatever its
+acceptance rate (section 3.2 there). So the number of leapfrog steps varies from transition to
+transition,
+
+    L_t = round(L (1 + j (2 u_t - 1))),    u_t = frac((t + 1) (sqrt 5 - 1) / 2),
+
+a sequence that fills (0, 1) evenly and depends on nothing but ``t``: each kernel leaves the target
+invariant, and chains that step together take equally many steps. The warm-up is that of `NUTS`. A
+step costs ``leapfrog`` gradients on average.
 """
 
 from __future__ import annotations
@@ -27,18 +36,24 @@ from probkit.core._wrappers import split_history
 from probkit.inference.mcmc._nuts import METRICS
 from probkit.inference.mcmc._schedule import Schedule
 
-_OPTIONS = ("draws", "warmup", "chains", "leapfrog", "target_accept", "metric")
+_OPTIONS = ("draws", "warmup", "chains", "leapfrog", "jitter", "target_accept", "metric")
+#: The golden section of the unsigned integers: their product with it, modulo 2^32, is exact.
+_GOLDEN = 2654435769
 
 
 class HMC(Inference):
-    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps.
+    """Hamiltonian Monte Carlo with trajectories of a given number of leapfrog steps.
 
     Args:
         draws: draws a chain that are kept.
         warmup: adaptation steps a chain before them.
         chains: independent chains (in turns on a CPU, vectorised elsewhere).
-        leapfrog: leapfrog steps a trajectory. On a GPU, where chains wait for the longest
-            trajectory, a fixed number can beat `NUTS`.
+        leapfrog: leapfrog steps a trajectory, on average. On a GPU, where chains wait for the
+            longest trajectory, a number that is the same for all can beat `NUTS`.
+        jitter: how far the number of steps varies, as a share of it: between
+            ``leapfrog (1 - jitter)`` and ``leapfrog (1 + jitter)``. A half covers half a period or
+            more wherever a whole period was hit; 0 keeps all trajectories equal, which can
+            resonate.
         target_accept: acceptance rate that the step size is tuned to (0.65 is optimal for HMC in
             high dimensions: Beskos et al. 2013; 0.8 is safer).
         metric: as for `NUTS`.
@@ -56,6 +71,7 @@ class HMC(Inference):
     schedule: Schedule
     target_accept: float
     leapfrog: int
+    jitter: float
     _chains: int = eqx.field(static=True)
     metric: str = eqx.field(static=True)
 
@@ -65,6 +81,7 @@ class HMC(Inference):
         warmup: int = 1000,
         chains: int = 4,
         leapfrog: int = 16,
+        jitter: float = 0.5,
         target_accept: float = 0.8,
         metric: str = "auto",
         **unknown: Any,
@@ -74,6 +91,7 @@ class HMC(Inference):
         self.schedule = Schedule(check_count("HMC(warmup)", warmup, least=0))
         self._chains = check_count("HMC(chains)", chains)
         self.leapfrog = check_count("HMC(leapfrog)", leapfrog)
+        self.jitter = check_between("HMC(jitter)", jitter, -1e-12, 1.0)
         self.target_accept = check_between("HMC(target_accept)", target_accept, 0.0, 1.0)
         check_choice("HMC(metric)", metric, METRICS)
         self.metric = metric
@@ -117,14 +135,22 @@ class HMC(Inference):
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         from probkit.inference.mcmc._warmup import adapted_step
 
+        def kernel(key, chain, log_density, step_size, metric):
+            from probkit.inference.mcmc import _blackjax as bj
+
+            steps = self._leapfrogs(t, target.dtype)
+            return bj.hmc_step(key, chain, log_density, step_size, metric, steps)
+
         return adapted_step(
-            key, target, state, t, self._kernel, self.metric, self.target_accept, self.schedule
+            key, target, state, t, kernel, self.metric, self.target_accept, self.schedule
         )
 
-    def _kernel(self, key, chain, log_density, step_size, metric):
-        from probkit.inference.mcmc import _blackjax as bj
-
-        return bj.hmc_step(key, chain, log_density, step_size, metric, self.leapfrog)
+    def _leapfrogs(self, t: Array, dtype: Any) -> Array:
+        """The number of leapfrog steps of transition ``t``."""
+        turned = (jnp.asarray(t, jnp.uint32) + 1) * jnp.uint32(_GOLDEN)
+        u = turned.astype(dtype) / 2.0**32
+        steps = self.leapfrog * (1.0 + self.jitter * (2.0 * u - 1.0))
+        return jnp.maximum(jnp.floor(steps + 0.5), 1.0).astype(jnp.int32)
 
     def terminate(self, state: dict[str, Any], info: dict[str, Array]) -> tuple[Array, Array]:
         lost = ~jnp.isfinite(state["lp"])

@@ -29,7 +29,9 @@ from probkit.core import (
     check_count,
     check_options,
 )
+from probkit.core._rows import data_dim
 from probkit.core._wrappers import split_history
+from probkit.inference.sgmcmc._step_size import Estimate, tuned_start
 
 _OPTIONS = (
     "draws",
@@ -51,7 +53,11 @@ class SGLD(Inference):
         draws: draws a chain that are kept, each ``thin`` steps apart.
         warmup: draws a chain that are thrown away before them.
         chains: chains; each has its own noise, while all of them see the same mini-batches.
-        step_size: the first step size ``e`` (squared units of the unconstrained space).
+        step_size: the first step size ``e`` (squared units of the unconstrained space). None takes
+            0.2 over the largest curvature plus the variance of the mini-batch gradient at a mode
+            that is searched first, so that the bias of the variance is about five per cent (see
+            `probkit.inference.sgmcmc._step_size`). With small batches the noise rules, and steps
+            are short: ask for more of them (``thin``), or choose a larger size and its bias.
         decay: the exponent ``g`` of the step size's decay; 0 keeps it constant.
         decay_after: the number of draws ``b`` after which the decay sets in.
         batch_size: rows a mini-batch; None takes all rows.
@@ -69,7 +75,7 @@ class SGLD(Inference):
 
     draws: int
     warmup: int
-    step_size: float
+    step_size: float | None
     decay: float
     decay_after: float
     _chains: int = eqx.field(static=True)
@@ -82,7 +88,7 @@ class SGLD(Inference):
         draws: int = 1000,
         warmup: int = 1000,
         chains: int = 4,
-        step_size: float = 1e-3,
+        step_size: float | None = None,
         decay: float = 0.0,
         decay_after: float = 1000.0,
         batch_size: int | None = None,
@@ -94,7 +100,8 @@ class SGLD(Inference):
         self.draws = check_count("SGLD(draws)", draws)
         self.warmup = check_count("SGLD(warmup)", warmup, least=0)
         self._chains = check_count("SGLD(chains)", chains)
-        self.step_size = check_between("SGLD(step_size)", step_size, 0.0, np.inf)
+        given = step_size is not None
+        self.step_size = check_between("SGLD(step_size)", step_size, 0.0, np.inf) if given else None
         self.decay = check_between("SGLD(decay)", decay, -1e-12, 1.0)
         self.decay_after = check_between("SGLD(decay_after)", decay_after, 0.0, np.inf)
         self.batch_size = None if batch_size is None else check_count("SGLD(batch)", batch_size)
@@ -131,12 +138,31 @@ class SGLD(Inference):
         from probkit.inference.mcmc._start import find_start
 
         position, value, _ = find_start(key, target)
-        return {"position": position, "lp": value}
+        if self.step_size is not None:
+            size = jnp.asarray(self.step_size, target.dtype)
+            return {"position": position, "lp": value, "size": size}
+        estimate = self._estimator(target)
+        position, size = tuned_start(jax.random.fold_in(key, 1), estimate, position)
+        return {"position": position, "lp": value, "size": size}
+
+    def _estimator(self, target: Target) -> Estimate:
+        """Value and gradient from a mini-batch drawn with replacement; from all rows without."""
+        size = self.batch_size
+        if size is None:
+            return lambda key, z: jax.value_and_grad(target.flat_log_density)(z)
+        dim = self.dim or data_dim(target)
+        total = target.program.sizes[dim]
+
+        def estimate(key: Array, z: Array) -> tuple[Array, Array]:
+            rows = jax.random.randint(key, (size,), 0, total)
+            return jax.value_and_grad(target.flat_log_density)(z, Batch(dim, rows))
+
+        return estimate
 
     def step(
         self, key: Array, target: Target, state: dict[str, Array], batch: Batch | None, t: Array
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        size = (self.step_size * (1.0 + t / self.decay_after) ** -self.decay).astype(target.dtype)
+        size = (state["size"] * (1.0 + t / self.decay_after) ** -self.decay).astype(target.dtype)
         rows = None if batch is None else batch.index.reshape(self.thin, -1)
 
         def inner(i: Array | int, carry: tuple) -> tuple:
@@ -153,7 +179,8 @@ class SGLD(Inference):
         # The value is that of the last mini-batch, at the point before its step. A chain that left
         # the finite numbers stays where it last was finite, and ends the run.
         info = {"position": z, "lp": jnp.where(fine, value, state["lp"]), "step_size": size}
-        return {"position": z, "lp": jnp.where(fine, value, -jnp.inf)}, info
+        lp = jnp.where(fine, value, -jnp.inf)
+        return {"position": z, "lp": lp, "size": state["size"]}, info
 
     def terminate(self, state: dict[str, Array], info: dict[str, Array]) -> tuple[Array, Array]:
         lost = ~jnp.isfinite(state["lp"])
