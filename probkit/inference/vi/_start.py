@@ -80,6 +80,16 @@ def _absolute(matrix: Array) -> Array:
     return (vectors * values) @ vectors.T
 
 
+def _with_hessian(fn: Callable, x: Array) -> tuple[Array, Array, Array]:
+    """Value, gradient and Hessian from one evaluation: what is compiled counts."""
+
+    def along(v: Array) -> tuple[Array, Array, Array]:
+        (value, slope), (_, bend) = jax.jvp(jax.value_and_grad(fn), (x,), (v,))
+        return value, slope, bend
+
+    return jax.vmap(along, out_axes=(None, None, 0))(jnp.eye(x.shape[0], dtype=x.dtype))
+
+
 def _by_newton(key: Array, fn: Callable, z: Array) -> tuple[Array, Array, Array]:
     """Mean, precision, and which entries of the Hessian were ever not zero."""
     size = z.shape[0]
@@ -91,8 +101,7 @@ def _by_newton(key: Array, fn: Callable, z: Array) -> tuple[Array, Array, Array]
         unit = 1.0 / jnp.sqrt(jnp.diag(precision))
         root = unit[:, None] * _root(unit[:, None] * precision * unit)
         points = mean + noise @ root.T
-        values, slopes = jax.vmap(jax.value_and_grad(fn))(points)
-        bends = jax.vmap(jax.hessian(fn))(points)
+        values, slopes, bends = jax.vmap(lambda x: _with_hessian(fn, x))(points)
         elbo = jnp.mean(values) + jnp.sum(jnp.log(jnp.diag(root)))
         fine = jnp.isfinite(elbo) & jnp.all(jnp.isfinite(slopes)) & jnp.all(jnp.isfinite(bends))
         elbo = jnp.where(fine, elbo, -jnp.inf)

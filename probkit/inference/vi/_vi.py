@@ -18,6 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from probkit.core import (
@@ -277,10 +278,11 @@ class VI(Inference):
         zero = jnp.zeros((), target.dtype)
         start = {"w": jnp.zeros(size, target.dtype), **known}
         params = recipe.family.init(second, start)
-        blank = jax.tree.map(jnp.zeros_like, params)
+        flat = ravel_pytree(params)[0]
+        blank = jnp.zeros_like(flat)
         return {
             "frame": frame,
-            "params": params,
+            "params": flat,
             "best": params,
             "m": blank,
             "v": blank,
@@ -324,8 +326,6 @@ class VI(Inference):
             "settled": (t + 1) * BLOCK > self.tempering,
         }
         climbed = block(self.recipe, first, target, state, batch, numbers)
-        keep = lambda a, b: jnp.where(state["done"], a, b)  # noqa: E731
-        climbed = jax.tree.map(keep, state, climbed)
         pairs = self._pairs(target.program.flat.size)
         new = judge(self.recipe, second, target, climbed, numbers, pairs)
         info = {
