@@ -23,6 +23,7 @@ from jaxtyping import Array
 from probkit.core import Batch, Target
 from probkit.inference.vi._family import Family, Params
 from probkit.inference.vi._objectives import bounds, cotangents
+from probkit.inference.vi._score import score_gradient
 
 #: Optimiser steps in one step of the driver.
 BLOCK = 50
@@ -104,7 +105,7 @@ def gradient_of(
     # Strata: the mass of a draw has a gradient of its own; a constant in it costs nothing.
     by_mass = -(ratio - jnp.mean(ratio)) / n
     (grad,) = back((a * mass[:, None], b, by_mass))
-    if recipe.objective == "forward_kl" or recipe.gradient == "score":
+    if recipe.objective == "forward_kl":
         fixed = jax.lax.stop_gradient(w)
         over = lambda p: jnp.dot(c, jax.vmap(lambda x: family.log_density(p, x))(fixed))  # noqa: E731
         grad = jax.tree.map(jnp.add, grad, jax.grad(over)(params))
@@ -143,11 +144,15 @@ def block(
         heat = jnp.where(numbers["temper"] > 0, heat, 1.0).astype(dtype)
         noise = fresh(i) if ready is None else ready[i]
         params = unravel(carry["params"])
-        grad, value, w = gradient_of(recipe, noise, params, log_p, numbers["alpha"], heat)
-        return _adam(recipe, carry, unravel, ravel_pytree(grad)[0], value, w)
+        if recipe.gradient == "score":
+            args = (params, log_p, heat, carry["control"])
+            grad, value, w, control = score_gradient(recipe.family, noise, *args)
+            return {**_adam(recipe, carry, unravel, grad, value, w), "control": control}
+        tree, value, w = gradient_of(recipe, noise, params, log_p, numbers["alpha"], heat)
+        return _adam(recipe, carry, unravel, ravel_pytree(tree)[0], value, w)
 
     kept = ("params", "m", "v", "count", "sum", "terms", "rate", "bad", "lost", "trouble", "value")
-    carry = {k: state[k] for k in kept}
+    carry = {k: state[k] for k in (*kept, "control") if k in state}
     anew = _restarts(state)
     carry["sum"] = jnp.where(anew, jnp.zeros_like(carry["sum"]), carry["sum"])
     carry["terms"] = jnp.where(anew, 0.0, carry["terms"])

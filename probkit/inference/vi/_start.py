@@ -25,6 +25,7 @@ from jaxtyping import Array
 
 from probkit.core import Target
 from probkit.inference.mcmc._start import find_start
+from probkit.inference.vi._family import Family, Params
 
 Frame = dict[str, Array]
 
@@ -32,6 +33,17 @@ Frame = dict[str, Array]
 LARGEST_DENSE = 64
 _DRAWS, _STEPS, _ADAM_STEPS = 8, 80, 400
 _QUIET = 1e-3
+
+
+def begin(family: Family, key: Array, target: Target, origin: bool) -> tuple[Frame, Params, Array]:
+    """The frame, a family's parameters in it, and the start's log density."""
+    first, second = jax.random.split(key)
+    size = target.program.flat.size
+    family.check_size(size)
+    frame = gaussian_start(first, target, family.dense and size <= LARGEST_DENSE, origin)
+    known = {k: frame.pop(k) for k in ("lp", "precision", "pattern") if k in frame}
+    params = family.init(second, {"w": jnp.zeros(size, target.dtype), **known})
+    return frame, params, known["lp"]
 
 
 def gaussian_start(key: Array, target: Target, dense: bool, origin: bool) -> Frame:
