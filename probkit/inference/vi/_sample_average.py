@@ -151,7 +151,9 @@ class SampleAverage(Inference):
             more = {"value": value, "grad": slope, "value_fn": loss}
             change, memory = optimiser.update(slope, memory, flat, **more)
             ahead = optax.tree.get(memory, "value"), optax.tree.get(memory, "grad")
-            return self._taken(carry, flat + change, jax.tree.leaves(memory), value, *ahead)
+            return self._taken(
+                carry, flat + change, jax.tree.leaves(memory), jnp.asarray(value), *ahead
+            )
 
         names = ("params", "memory", "value", "slope", "quiet", "count", "lost", "done")
         carry = {**{k: state[k] for k in names}, "i": jnp.int32(0)}

@@ -38,7 +38,7 @@ def directions(size: int, levels: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     mix = np.tril(rng.integers(0, 2, (size, _BITS, _BITS)), -1) + np.eye(_BITS, dtype=int)
     mixed = np.einsum("dij,ldj->ldi", mix, digits) % 2
-    return np.sum(mixed.astype(np.uint32) << places, axis=-1, dtype=np.uint32)
+    return np.asarray(np.sum(mixed.astype(np.uint32) << places, axis=-1), np.uint32)
 
 
 def sobol_normal(shift: Array, n: int, dtype: Any) -> Array:
