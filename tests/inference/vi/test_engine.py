@@ -392,17 +392,28 @@ def test_starts_agree_or_say_so():
 
 @pytest.mark.slow
 def test_pathfinder_on_a_gaussian():
+    """Its own sds are those of a quasi-Newton curvature, a fourth off; weighted draws are exact.
+
+    The weighted moments have 20,000 draws behind them, of an effective share above 0.9: standard
+    errors of 0.008 for a mean in sds and 0.006 for an sd; 8 of them, one beyond 5 by chance 5e-6.
+    """
     fit = run(correlated(), pk.Pathfinder(paths=2), 0)
     params = jax.tree.map(jnp.asarray, fit.output.params)
-    draws = fit.output.sample(params, jax.random.key(0), 4000)
+    draws = fit.output.sample(params, jax.random.key(0), 20_000)
     sd = np.sqrt(np.diag(COVARIANCE))
-    assert np.max(np.abs(draws.mean(0) - CENTRE) / sd) < 0.15
-    np.testing.assert_allclose(draws.std(0), sd, rtol=0.15)
+    assert np.max(np.abs(draws.mean(0) - CENTRE) / sd) < 0.1
+    np.testing.assert_allclose(draws.std(0), sd, rtol=0.3)
     density = jax.vmap(lambda z: fit.output.log_density(params, z))(draws)
     log_p = jax.vmap(correlated().flat_log_density)(draws)
     ratio = np.asarray(log_p, float) - np.asarray(density, float)
-    found = np.log(np.mean(np.exp(ratio - ratio.max()))) + ratio.max()
-    assert found == pytest.approx(LOG_NORMALISER, abs=0.1)
+    weight = np.exp(ratio - ratio.max())
+    assert np.log(weight.mean()) + ratio.max() == pytest.approx(LOG_NORMALISER, abs=0.02)
+    weight /= weight.sum()
+    assert 1.0 / np.sum(weight**2) > 0.9 * 20_000
+    mean = weight @ np.asarray(draws, float)
+    spread = np.sqrt(weight @ (np.asarray(draws, float) - mean) ** 2)
+    assert np.max(np.abs(mean - CENTRE) / sd) < 0.04
+    np.testing.assert_allclose(spread, sd, rtol=0.03)
 
 
 def test_svgd_on_a_gaussian():
