@@ -16,7 +16,6 @@ NAMES = (
     "objective",
     "gradient",
     "scale",
-    "optimizer",
     "draws",
     "starts",
     "particles",
@@ -37,6 +36,7 @@ NAMES = (
     "kappa",
     "guide",
     "inputs",
+    "optimizer",
 )
 OPTIMIZERS = ("adam", "saa")
 

@@ -42,7 +42,7 @@ SMOOTH = ("meanfield", "fullrank", "lowrank", "structured")
 ITERATIONS = 1000
 #: Iterations in one step of the driver.
 _BLOCK = 10
-_FEWEST, _PER_DIMENSION = 256, 30
+_FEWEST, _PER_DIMENSION, _MOST_ENTRIES = 256, 30, 1 << 25
 _MEMORY, _LINE_STEPS = 10, 15
 # Largest entry of the gradient; in whitened coordinates a location one sd off has 1.
 _FLAT = 1e-3
@@ -82,7 +82,8 @@ class SampleAverage(Inference):
         """Draws in the average, a power of 2, for noise of this width."""
         least = self.recipe.particles
         if not least:
-            least = _FEWEST if self.name == "meanfield" else max(_FEWEST, _PER_DIMENSION * width)
+            wanted = _FEWEST if self.name == "meanfield" else _PER_DIMENSION * width
+            least = max(_FEWEST, min(wanted, _MOST_ENTRIES // width))
         return 1 << (least - 1).bit_length()
 
     def init(self, key: Array, target: Target) -> dict[str, Any]:

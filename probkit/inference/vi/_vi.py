@@ -69,9 +69,6 @@ class VI(Inference):
             objective has by default.
         scale: the map to the scales of Gaussian families: "linear" (the default; with a proximal
             step where the gradient is "reparam"), "softplus" or "exp" (the default with "saa").
-        optimizer: "adam", stochastic steps that the automatic stop ends; or "saa", sample-average
-            approximation: L-BFGS on the ELBO of fixed quasi-random draws ("meanfield", "fullrank",
-            "lowrank", "structured"), a few dozen iterations, and no noise.
         draws: draws that stand for the approximation in the posterior.
         starts: independent fits; the best is kept, and their agreement is reported.
         particles: draws a step, 16 by default (2 with "data_emphasised", an antithetic pair). With
@@ -97,6 +94,9 @@ class VI(Inference):
             mini-batches by ``batch_size``): from one row's ``inputs``, flattened to a vector, to
             the means and log sds of the row's latents. Global latents have a mean-field Gaussian.
         inputs: data that the guide reads; None takes the observed variables.
+        optimizer: "adam", stochastic steps that the automatic stop ends; or "saa", sample-average
+            approximation: L-BFGS on the ELBO of fixed quasi-random draws ("meanfield", "fullrank",
+            "lowrank", "structured"), a few dozen iterations, and no noise.
 
     Raises:
         TypeError, ValueError: a misspelt option, a number out of range, or options that do not
@@ -128,7 +128,6 @@ class VI(Inference):
         objective: str = "elbo",
         gradient: str | None = None,
         scale: str | None = None,
-        optimizer: str = "adam",
         draws: int = 4000,
         starts: int = 1,
         particles: int | None = None,
@@ -149,6 +148,7 @@ class VI(Inference):
         kappa: float | None = None,
         guide: Any = None,
         inputs: str | tuple[str, ...] | None = None,
+        optimizer: str = "adam",
         **unknown: Any,
     ):
         check_options("VI", unknown, NAMES)
