@@ -1,8 +1,9 @@
 """Laplace's approximation of a hierarchy by blocks: cost against the number of groups.
 
 Poisson regression with an intercept and a slope for each group around common means, of known spread
-(the log density is concave: there is one mode); five rows a group, in double precision. Processor seconds of a second fit (no compilation) over its Newton steps, and the log
-evidence against the dense Hessian's where that is affordable.
+(the log density is concave: there is one mode); five rows a group, in double precision. Processor
+seconds of a second fit (no compilation) over its Newton steps, and the log evidence against the
+dense Hessian's where that is affordable.
 
 ``python -m benchmarks.laplace_blocks [--groups 100 400 1600 6400]``
 """
