@@ -47,6 +47,10 @@ class Callback:
     def stop(self) -> None:
         """Called once at the end, also after an error."""
 
+    def within(self, seconds: float) -> Callback | None:
+        """What judges the runs that a method starts as it finishes, so long after the start."""
+        return None
+
 
 class Progress(Callback):
     """A tqdm bar with the phase, divergences and step size.
@@ -92,6 +96,9 @@ class Progress(Callback):
 class TimeLimit(Callback):
     """Stop after a number of seconds (wall clock, checked after each chunk of about a second).
 
+    Runs that a method starts as it finishes this one (``pk.VI(family="auto")``) end at the same
+    time, their compilation counted.
+
     Example:
         >>> limit = TimeLimit(60.0)
     """
@@ -100,9 +107,16 @@ class TimeLimit(Callback):
         if not seconds > 0:
             raise ValueError(f"TimeLimit: expected a positive number of seconds, found {seconds}.")
         self._seconds = seconds
+        self._end = float("inf")
 
     def __call__(self, progressed: Progressed) -> Status | None:
-        return Status.TIME_LIMIT if progressed.seconds >= self._seconds else None
+        over = progressed.seconds >= self._seconds or time.perf_counter() >= self._end
+        return Status.TIME_LIMIT if over else None
+
+    def within(self, seconds: float) -> Callback | None:
+        inner = TimeLimit(self._seconds)
+        inner._end = min(self._end, time.perf_counter() + self._seconds - seconds)
+        return inner
 
 
 class Checkpoint(Callback):

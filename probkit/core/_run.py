@@ -14,7 +14,8 @@ import functools
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ from probkit.core._trees import in_precision, strong
 
 _CHUNK_SECONDS = 0.5
 _CHUNK_BYTES = 64 * 2**20
+#: Callbacks of the run whose method is finishing: they judge runs that it starts.
+_OUTER: ContextVar[tuple[Callback, ...]] = ContextVar("_OUTER", default=())
 _INIT_STEP = 2**32 - 1  # the step number whose keys `init` uses; no run gets there
 
 
@@ -111,8 +114,9 @@ def run(
     if not isinstance(method, Inference):
         raise TypeError(f"method: expected an inference method such as pk.NUTS(), found {method!r}")
     requires(target, type(method).__name__, method.requires)
+    hooks = (*callbacks, *_OUTER.get())
     with precision(target), _one_thread():
-        driver = _Driver(target, method, key_data(key), chains, batches, tuple(callbacks), devices)
+        driver = _Driver(target, method, key_data(key), chains, batches, hooks, devices)
         return driver.drive(resume)
 
 
@@ -152,6 +156,7 @@ class _Driver:
         self.rows = Rows(self.batches, target, key) if self.batches is not None else None
         self.history: dict[str, np.ndarray] = {}
         self.status = Status.OK
+        self.began = time.perf_counter()
         # Steps done and the state after them, in one tuple that is replaced in one assignment: an
         # interrupt may fall between any two instructions, and a snapshot must never mix the two.
         self._at: tuple[int, PyTree] = (0, None)
@@ -224,9 +229,20 @@ class _Driver:
             self._loop(ids, fixed)
         history = {k: v[:, : self.t] for k, v in self.history.items()}
         state = jax.tree.map(np.asarray, self.state)
-        output = self.method.finish(self.key, self.target, state, history)
+        with self._outer():
+            output = self.method.finish(self.key, self.target, state, history)
         status = self.status if not self.status.ok else output.status
         return Run(output, status, self.t, self.seconds, self._snapshot())
+
+    @contextlib.contextmanager
+    def _outer(self) -> Iterator[None]:
+        """Hands limits on to runs that the method starts as it finishes."""
+        inner = (c.within(time.perf_counter() - self.began) for c in self.callbacks)
+        token = _OUTER.set(tuple(c for c in inner if c is not None))
+        try:
+            yield
+        finally:
+            _OUTER.reset(token)
 
     def _loop(self, ids: np.ndarray, fixed: tuple) -> None:
         total = self.method.num_steps
@@ -234,7 +250,7 @@ class _Driver:
         rows = None if self.rows is None else self.rows.chunk(0, self.capacity)
         args = (self.key, np.int32(0), np.int32(0), ids, self.state, *fixed, rows)
         chunk = self._chunk(args)
-        begin = time.perf_counter()
+        begin = self.began = time.perf_counter()
         # Devices do not stop in mid-chunk: one step shows whether there was a start at all.
         n = min(self.capacity, 32) if self.devices == 1 else 1
         try:

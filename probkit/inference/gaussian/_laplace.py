@@ -5,8 +5,9 @@ The mode is found by damped Newton steps from several starts,
     z <- z - (H - l I)^{-1} g,      H, g the Hessian and gradient of the log density,
 
 with the damping ``l`` divided by 4 after a step that went uphill and multiplied by 4 after one that
-did not (Levenberg and Marquardt; Nocedal and Wright 2006, section 10.3). A step costs d + 1
-gradients and O(d^3). The approximation is exact only for quadratic log densities; its Pareto k-hat
+did not (Levenberg and Marquardt; Nocedal and Wright 2006, section 10.3). With the dense Hessian a
+step costs d + 1 gradients and O(d^3); `_blocks` and `_low_rank` have cheaper ones, which follow the
+model's structure. The approximation is exact only for quadratic log densities; its Pareto k-hat
 says how far off it is.
 """
 
@@ -28,14 +29,21 @@ from probkit.core import (
     Status,
     Target,
     check_between,
+    check_choice,
     check_count,
     check_options,
 )
-from probkit.inference.gaussian._normal import normal_approximation
+from probkit.inference.gaussian._blocks import Blocks
+from probkit.inference.gaussian._curvature import Curvature, Dense
+from probkit.inference.gaussian._low_rank import LowRank
 from probkit.inference.vi._mode_check import mode_check
 
 #: Where rounding or the step budget ends the search, a mode this near (in sds) still counts.
 _CLOSE = 0.05
+
+
+STRUCTURES = ("dense", "blocks", "lowrank")
+_OPTIONS = ("draws", "starts", "max_steps", "tolerance", "structure", "dim", "rank")
 
 
 class Laplace(Inference):
@@ -47,6 +55,12 @@ class Laplace(Inference):
         max_steps: Newton steps at the most.
         tolerance: stop when the mode is closer than this, in standard deviations of the
             approximation (judged by gradient and curvature).
+        structure: of the Hessian: "dense"; "blocks", for hierarchies with many groups (latents
+            along one dim that are independent given all others: cost linear in the groups); or
+            "lowrank", for many dimensions of which the data inform few. A structure that the
+            Hessian does not have fails the check ``structure``.
+        dim: of "blocks": the groups' dim; None takes the one with the most latent entries.
+        rank: of "lowrank": directions that are kept.
 
     Raises:
         TypeError, ValueError: a misspelt option or a number out of range.
@@ -61,6 +75,9 @@ class Laplace(Inference):
     tolerance: float
     starts: int = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
+    structure: str = eqx.field(static=True)
+    dim: str | None = eqx.field(static=True)
+    rank: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -68,9 +85,17 @@ class Laplace(Inference):
         starts: int = 4,
         max_steps: int = 200,
         tolerance: float = 1e-3,
+        structure: str = "dense",
+        dim: str | None = None,
+        rank: int = 20,
         **unknown: Any,
     ):
-        check_options("Laplace", unknown, ("draws", "starts", "max_steps", "tolerance"))
+        check_options("Laplace", unknown, _OPTIONS)
+        check_choice("Laplace(structure)", structure, STRUCTURES)
+        if dim is not None and structure != "blocks":
+            raise ValueError(f"Laplace(dim={dim!r}): only of use with structure='blocks'")
+        self.structure, self.dim = structure, dim
+        self.rank = check_count("Laplace(rank)", rank)
         self.draws = check_count("Laplace(draws)", draws)
         self.starts = check_count("Laplace(starts)", starts)
         self.max_steps = check_count("Laplace(max_steps)", max_steps)
@@ -86,44 +111,48 @@ class Laplace(Inference):
 
     @property
     def density_only(self) -> bool:
-        return True
+        # The other structures are read off the model's dims and prior.
+        return self.structure == "dense"
 
-    def init(self, key: Array, target: Target) -> dict[str, Array]:
+    @property
+    def curvature(self) -> Curvature:
+        """How the Hessian is seen."""
+        if self.structure == "blocks":
+            return Blocks(self.dim)
+        return LowRank(self.rank) if self.structure == "lowrank" else Dense()
+
+    def init(self, key: Array, target: Target) -> dict[str, Any]:
         from probkit.inference.mcmc._start import find_start
 
         z, value, slope = find_start(key, target)
-        bend = jax.hessian(target.flat_log_density)(z)
+        parts = self.curvature.measure(target, z, None)
         damping = jnp.asarray(1.0, target.dtype)
-        return {"z": z, "lp": value, "gradient": slope, "hessian": bend, "damping": damping}
+        return {"z": z, "lp": value, "gradient": slope, "curvature": parts, "damping": damping}
 
     def step(
-        self, key: Array, target: Target, state: dict[str, Array], batch: Batch | None, t: Array
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        z, lp, slope, bend, damping = (
-            state[k] for k in ("z", "lp", "gradient", "hessian", "damping")
+        self, key: Array, target: Target, state: dict[str, Any], batch: Batch | None, t: Array
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        z, lp, slope, parts, damping = (
+            state[k] for k in ("z", "lp", "gradient", "curvature", "damping")
         )
-        values, vectors = jnp.linalg.eigh(-bend)
-        # Absolute curvature: a saddle is left along its negative directions, not entered.
-        curvature, along = jnp.abs(values), vectors.T @ slope
-        new = z + vectors @ (along / (curvature + damping))
-        # Newton's decrement: half the squared distance to the mode, in posterior sds. It is that of
-        # the undamped step, for damping alone makes any step short.
-        least = 1e-6 * jnp.max(curvature) + jnp.finfo(z.dtype).tiny
-        decrement = 0.5 * jnp.sum(along**2 / jnp.maximum(curvature, least))
+        move, decrement = self.curvature.solve(parts, slope, damping)
+        new = z + move
         value, new_slope = jax.value_and_grad(target.flat_log_density)(new)
-        better = (value > lp) & jnp.all(jnp.isfinite(new_slope))
-        new_bend = jax.hessian(target.flat_log_density)(new)
-        pick = lambda a, b: jnp.where(better, a, b)  # noqa: E731
+        new_parts = self.curvature.measure(target, new, parts)
+        better = value > lp
+        for leaf in jax.tree.leaves((new_slope, new_parts)):
+            better = better & jnp.all(jnp.isfinite(leaf))
+        pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(better, x, y), a, b)  # noqa: E731
         out = {
             "z": pick(new, z),
             "lp": pick(value, lp),
             "gradient": pick(new_slope, slope),
-            "hessian": pick(new_bend, bend),
+            "curvature": pick(new_parts, parts),
             "damping": jnp.clip(damping * jnp.where(better, 0.25, 4.0), 1e-10, 1e10),
         }
         return out, {"lp": out["lp"], "decrement": decrement}
 
-    def terminate(self, state: dict[str, Array], info: dict[str, Array]) -> tuple[Array, Array]:
+    def terminate(self, state: dict[str, Any], info: dict[str, Array]) -> tuple[Array, Array]:
         lost = ~jnp.isfinite(state["lp"])
         # A damping that has run away means that no uphill step is left in this precision.
         over = (info["decrement"] < 0.5 * self.tolerance**2) | (state["damping"] > 1e8)
@@ -145,7 +174,9 @@ class Laplace(Inference):
             "starts": self.starts,
             "starts_at_best_mode": int(np.sum(np.abs(state["lp"] - top) < 0.1)),
         }
-        mean, precision = state["z"][best], -state["hessian"][best]
+        parts = jax.tree.map(lambda x: np.asarray(x)[best], state["curvature"])
+        mean = np.asarray(state["z"])[best]
         names = target.program.flat.labels()
-        made = normal_approximation(mean, precision, top, int(self.draws), status, stats, names)
-        return replace(made, examine=(mode_check,))
+        made = self.curvature.normal(mean, parts, top, int(self.draws), status, stats, names)
+        checks = (*made.checks, *self.curvature.checks(parts))
+        return replace(made, checks=checks, examine=(mode_check,))

@@ -4,8 +4,8 @@ Mean-field, low rank, full rank and flow are fitted in turn, each by a run of it
 the effective sample size and the moments of 20,000 weighted draws find nothing wrong. Where none
 passes, the fit with the highest ELBO is kept, and its failing checks say so.
 
-A first fit that was ended from outside (a time limit, an interruption) is not followed by others.
-Those that follow are not told of a limit of the first: they end by their own stop or ``max_steps``.
+A time limit holds for all of them together. After a fit that was ended from outside (a time limit,
+an interruption) no other is tried, and the status says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probkit.core import Approximation, Check, Target, run, weigh
+from probkit.core import Approximation, Check, Status, Target, run, weigh
 
 if TYPE_CHECKING:
     from probkit.inference.vi._vi import VI
@@ -26,20 +26,27 @@ _FULL_RANK_LARGEST = 500
 
 def escalated(method: VI, key: np.ndarray, target: Target, first: Approximation) -> Approximation:
     """The first fit of the ladder that passes, ``first`` being that of its lowest rung."""
-    cut = _cut_short(method, first)
+    cut = Status.TIME_LIMIT if _cut_short(method, first) else Status.OK
     fits: list[Approximation] = []
     tried: list[dict[str, Any]] = []
     for number, family in enumerate(_rungs(target)):
-        made = first if number == 0 else _fitted(method, family, key, target, number)
+        made = first
+        if number:
+            made, cut = _fitted(method, family, key, target, number)
+        if made is None:
+            break
         weights = weigh(target, made, _key(key, 100 + number))
         fits.append(replace(made, weights=weights))
         figures = {"elbo": weights.elbo.value, "k_hat": weights.khat, "ess": weights.ess_ratio}
         tried.append({"family": family, "ok": weights.ok and made.status.ok, **figures})
-        if tried[-1]["ok"] or cut:
+        if tried[-1]["ok"] or not cut.ok:
             break
     best = len(fits) - 1 if tried[-1]["ok"] else int(np.nanargmax([t["elbo"] for t in tried]))
     stats = {**fits[best].stats, "family": tried[best]["family"], "tried": tried}
-    return replace(fits[best], stats=stats, checks=(*fits[best].checks, _verdict(tried, best, cut)))
+    checks = (*fits[best].checks, _verdict(tried, best, not cut.ok))
+    # The status of a first fit that was cut short is the driver's to tell.
+    status = cut if len(tried) > 1 and not cut.ok else fits[best].status
+    return replace(fits[best], stats=stats, checks=checks, status=status)
 
 
 def _cut_short(method: VI, first: Approximation) -> bool:
@@ -57,10 +64,19 @@ def _rungs(target: Target) -> tuple[str, ...]:
     return LADDER if size > 4 else tuple(f for f in LADDER if f != "lowrank")
 
 
-def _fitted(method: VI, family: str, key: np.ndarray, target: Target, number: int) -> Approximation:
+def _fitted(
+    method: VI, family: str, key: np.ndarray, target: Target, number: int
+) -> tuple[Approximation | None, Status]:
+    """Another family's fit, and what ended it from outside; none where that came before a step."""
     from probkit.inference.vi._vi import with_family
 
-    return run(target, with_family(method, family), _key(key, number)).output  # type: ignore[return-value]
+    try:
+        made = run(target, with_family(method, family), _key(key, number))
+    except KeyboardInterrupt:
+        return None, Status.INTERRUPTED
+    outside = made.status in (Status.TIME_LIMIT, Status.INTERRUPTED)
+    output: Any = made.output
+    return replace(output, status=made.status), made.status if outside else Status.OK
 
 
 def _key(key: np.ndarray, number: int) -> np.ndarray:

@@ -17,11 +17,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from probkit.core import Batch, Target
 from probkit.inference.vi._family import Family, Params
 from probkit.inference.vi._objectives import bounds, cotangents
+from probkit.inference.vi._score import score_gradient
 
 #: Optimiser steps in one step of the driver.
 BLOCK = 50
@@ -29,6 +31,8 @@ BLOCK = 50
 _FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
 #: Gradients are cut at so many times their root mean square, after the first steps.
 _OUTLIER, _EARLY = 10.0, 20.0
+#: Entries of noise that are drawn for a whole block at once, at the most.
+_MOST_NOISE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def gradient_of(
     # Strata: the mass of a draw has a gradient of its own; a constant in it costs nothing.
     by_mass = -(ratio - jnp.mean(ratio)) / n
     (grad,) = back((a * mass[:, None], b, by_mass))
-    if recipe.objective == "forward_kl" or recipe.gradient == "score":
+    if recipe.objective == "forward_kl":
         fixed = jax.lax.stop_gradient(w)
         over = lambda p: jnp.dot(c, jax.vmap(lambda x: family.log_density(p, x))(fixed))  # noqa: E731
         grad = jax.tree.map(jnp.add, grad, jax.grad(over)(params))
@@ -116,30 +120,45 @@ def block(
     batch: Batch | None,
     numbers: dict[str, Array],
 ) -> dict[str, Any]:
-    """``BLOCK`` steps of Adam. ``numbers``: alpha, first (step number), temper (steps)."""
+    """``BLOCK`` steps of Adam. ``numbers``: alpha, first (step number), temper (steps).
+
+    A fit that is done takes none.
+    """
     frame = state["frame"]
     rows = None if batch is None else batch.index.reshape(BLOCK, -1)
-    size = frame["centre"]
+    size, dtype = frame["centre"].shape[0], frame["centre"].dtype
+    unravel = ravel_pytree(state["best"])[1]
+
+    def fresh(i: Array | int) -> Array:
+        return recipe.family.noise(jax.random.fold_in(key, i), recipe.particles, size, dtype)
+
+    like = jax.eval_shape(fresh, 0)
+    # All of a block's noise at once, where that is little: a generator's runtime is its start.
+    at_once = BLOCK * like.size <= _MOST_NOISE
+    ready = jax.vmap(fresh)(jnp.arange(BLOCK)) if at_once else None
 
     def one(i: Array | int, carry: dict[str, Any]) -> dict[str, Any]:
         part = None if batch is None or rows is None else Batch(batch.dim, rows[i])
         log_p = whitened(target, frame, part)
         heat = jnp.minimum(1.0, 0.01 + (numbers["first"] + i) / jnp.maximum(numbers["temper"], 1.0))
-        heat = jnp.where(numbers["temper"] > 0, heat, 1.0).astype(size.dtype)
-        step_key = jax.random.fold_in(key, i)
-        noise = recipe.family.noise(step_key, recipe.particles, size.shape[0], size.dtype)
-        grad, value, w = gradient_of(recipe, noise, carry["params"], log_p, numbers["alpha"], heat)
-        return _adam(recipe.family, carry, grad, value, w, recipe.prox)
+        heat = jnp.where(numbers["temper"] > 0, heat, 1.0).astype(dtype)
+        noise = fresh(i) if ready is None else ready[i]
+        params = unravel(carry["params"])
+        if recipe.gradient == "score":
+            args = (params, log_p, heat, carry["control"])
+            grad, value, w, control = score_gradient(recipe.family, noise, *args)
+            return {**_adam(recipe, carry, unravel, grad, value, w), "control": control}
+        tree, value, w = gradient_of(recipe, noise, params, log_p, numbers["alpha"], heat)
+        return _adam(recipe, carry, unravel, ravel_pytree(tree)[0], value, w)
 
     kept = ("params", "m", "v", "count", "sum", "terms", "rate", "bad", "lost", "trouble", "value")
-    carry = {k: state[k] for k in kept}
-    carry["sum"] = jax.tree.map(
-        lambda x: jnp.where(_restarts(state), jnp.zeros_like(x), x), carry["sum"]
-    )
-    carry["terms"] = jnp.where(_restarts(state), 0.0, carry["terms"])
+    carry = {k: state[k] for k in (*kept, "control") if k in state}
+    anew = _restarts(state)
+    carry["sum"] = jnp.where(anew, jnp.zeros_like(carry["sum"]), carry["sum"])
+    carry["terms"] = jnp.where(anew, 0.0, carry["terms"])
     # The value of a block is the mean over its steps.
-    carry["value"] = jnp.zeros_like(carry["value"])
-    return {**state, **jax.lax.fori_loop(0, BLOCK, one, carry)}
+    carry["value"] = jnp.where(state["done"], carry["value"], 0.0)
+    return {**state, **jax.lax.fori_loop(0, jnp.where(state["done"], 0, BLOCK), one, carry)}
 
 
 def _restarts(state: dict[str, Any]) -> Array:
@@ -148,27 +167,31 @@ def _restarts(state: dict[str, Any]) -> Array:
 
 
 def _adam(
-    family: Family, carry: dict[str, Any], grad: Params, value: Array, w: Array, prox: bool
+    recipe: Recipe,
+    carry: dict[str, Any],
+    unravel: Callable[[Array], Params],
+    grad: Array,
+    value: Array,
+    w: Array,
 ) -> dict[str, Any]:
-    """One step, left out where the gradient is not finite; that is counted."""
-    leaves = jax.tree.leaves(grad)
-    fine = jnp.isfinite(value)
-    for leaf in leaves:
-        fine = fine & jnp.all(jnp.isfinite(leaf))
+    """One step of all parameters, one vector; left out (and counted) if the gradient is not finite.
+
+    A vector, because a family's parameters are many small arrays, and a CPU's runtime counts
+    operations, not entries.
+    """
+    fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))
     count = carry["count"] + jnp.where(fine, 1.0, 0.0)
-    tree = jax.tree.map
     safe = jnp.maximum(count, 1.0)
     first, second = 1.0 - _FIRST**safe, 1.0 - _SECOND**safe
     # One outlier in the tails must not set the step size of the next thousand steps.
-    limit = jnp.where(count > _EARLY, _OUTLIER, jnp.inf)
-    within = lambda g, b: jnp.clip(g, -limit * _root(b / second), limit * _root(b / second))  # noqa: E731
-    grad = tree(lambda g, b: jnp.where(fine, within(g, b), 0.0), grad, carry["v"])
-    m = tree(lambda a, g: jnp.where(fine, _FIRST * a + (1 - _FIRST) * g, a), carry["m"], grad)
-    v = tree(lambda a, g: jnp.where(fine, _SECOND * a + (1 - _SECOND) * g * g, a), carry["v"], grad)
-    step = tree(lambda b: carry["rate"] / (jnp.sqrt(b / second) + _TINY), v)
-    moved = tree(lambda p, s, a: p - s * a / first, carry["params"], step, m)
-    moved = family.settle(moved, carry["params"], step, prox)
-    params = tree(lambda a, b: jnp.where(fine, a, b), moved, carry["params"])
+    limit = jnp.where(count > _EARLY, _OUTLIER, jnp.inf) * (jnp.sqrt(carry["v"] / second) + _TINY)
+    grad = jnp.clip(grad, -limit, limit)
+    m = jnp.where(fine, _FIRST * carry["m"] + (1 - _FIRST) * grad, carry["m"])
+    v = jnp.where(fine, _SECOND * carry["v"] + (1 - _SECOND) * grad * grad, carry["v"])
+    step = carry["rate"] / (jnp.sqrt(v / second) + _TINY)
+    moved, old = unravel(carry["params"] - step * m / first), unravel(carry["params"])
+    moved = ravel_pytree(recipe.family.settle(moved, old, unravel(step), recipe.prox))[0]
+    params = jnp.where(fine, moved, carry["params"])
     # The first point of the first bad step: `finish` names its sites.
     trouble = jnp.where(~fine & (carry["lost"] == 0), w[jnp.argmax(_odd(w))], carry["trouble"])
     return {
@@ -176,7 +199,7 @@ def _adam(
         "m": m,
         "v": v,
         "count": count,
-        "sum": tree(jnp.add, carry["sum"], params),
+        "sum": carry["sum"] + params,
         "terms": carry["terms"] + 1.0,
         "rate": carry["rate"],
         "bad": jnp.where(fine, 0, carry["bad"] + 1),
@@ -184,10 +207,6 @@ def _adam(
         "trouble": trouble,
         "value": carry["value"] + jnp.where(fine, value, jnp.nan) / BLOCK,
     }
-
-
-def _root(square: Array) -> Array:
-    return jnp.sqrt(square) + _TINY
 
 
 def _odd(w: Array) -> Array:

@@ -13,9 +13,9 @@ so that one pass gives all of them (``slope`` and ``score`` are the gradients of
     IWELBO, Renyi, stl      a = u (score - slope)
     IWELBO, dreg            a = u^2 (score - slope)                 (Tucker et al. 2019)
     forward KL              c = -u over all draws                   (self-normalised)
-    ELBO, score             c = -(r - mean of the others)           (leave-one-out baseline)
 
-Draws are divided by their number, and all of it is minimised.
+Draws are divided by their number, and all of it is minimised. The ELBO's score-function gradient
+has no need of ``slope``, and a file of its own, `_score`.
 """
 
 from __future__ import annotations
@@ -51,20 +51,17 @@ def cotangents(
 
     Args:
         objective: one of `OBJECTIVES`.
-        gradient: one of those that ``ALLOWED`` gives it.
+        gradient: one of those that ``ALLOWED`` gives it, but "score".
         group: draws in each importance-weighted bound.
         alpha: Renyi's order; 0 is the importance-weighted bound.
         ratio: ``log p - log q`` of each draw, shape ``(n,)``.
         slope: gradient of log p, shape ``(n, d)``.
         score: gradient of log q, shape ``(n, d)``.
     """
-    n = ratio.shape[0]
     none = jnp.zeros_like(ratio)
     if objective == "forward_kl":
         return jnp.zeros_like(slope), none, -jax.nn.softmax(ratio)
-    if gradient == "score":
-        others = (jnp.sum(ratio) - ratio) / (n - 1)
-        return jnp.zeros_like(slope), none, -(ratio - others) / n
+    n = ratio.shape[0]
     weight = jnp.full_like(ratio, 1.0 / n)
     if objective in ("iwelbo", "renyi"):
         power = (1.0 - alpha) * ratio.reshape(-1, group)

@@ -8,6 +8,37 @@ from probkit.core import check_choice, check_count
 from probkit.inference.vi._engine import Recipe
 from probkit.inference.vi._families import FAMILIES
 from probkit.inference.vi._family import Family
+from probkit.inference.vi._sample_average import SMOOTH
+
+#: The options of `VI`.
+NAMES = (
+    "family",
+    "objective",
+    "gradient",
+    "scale",
+    "draws",
+    "starts",
+    "particles",
+    "max_steps",
+    "tolerance",
+    "step_size",
+    "samples",
+    "alpha",
+    "tempering",
+    "batch_size",
+    "dim",
+    "rank",
+    "components",
+    "df",
+    "layers",
+    "width",
+    "weights",
+    "kappa",
+    "guide",
+    "inputs",
+    "optimizer",
+)
+OPTIMIZERS = ("adam", "saa")
 
 
 def family_for(objective: str, family: str | None, given: dict[str, Any]) -> str:
@@ -31,6 +62,29 @@ def family_for(objective: str, family: str | None, given: dict[str, Any]) -> str
             f"VI(family={family!r}): {why} has a family of its own ({name}); leave `family` out"
         )
     return name
+
+
+def check_saa(name: str, given: dict[str, Any]) -> None:
+    """Raise a ValueError unless fixed draws can fit this family with these options."""
+    if name not in SMOOTH:
+        raise ValueError(
+            f"VI(optimizer='saa'): fixed draws fit the Gaussian families "
+            f"{', '.join(map(repr, SMOOTH))}; found family={name!r} (choose one, or "
+            "optimizer='adam')"
+        )
+    allowed: dict[str, tuple] = {
+        "objective": ("elbo",),
+        "gradient": (None, "reparam"),
+        "batch_size": (None,),
+        "tempering": (0,),
+        "step_size": (None,),
+    }
+    for option, values in allowed.items():
+        if given[option] not in values:
+            raise ValueError(
+                f"VI({option}={given[option]!r}): not of use with optimizer='saa', which maximises "
+                "the ELBO of fixed draws by L-BFGS; leave it out, or use optimizer='adam'"
+            )
 
 
 def recipe_for(

@@ -25,6 +25,7 @@ from jaxtyping import Array
 
 from probkit.core import Target
 from probkit.inference.mcmc._start import find_start
+from probkit.inference.vi._family import Family, Params
 
 Frame = dict[str, Array]
 
@@ -32,6 +33,17 @@ Frame = dict[str, Array]
 LARGEST_DENSE = 64
 _DRAWS, _STEPS, _ADAM_STEPS = 8, 80, 400
 _QUIET = 1e-3
+
+
+def begin(family: Family, key: Array, target: Target, origin: bool) -> tuple[Frame, Params, Array]:
+    """The frame, a family's parameters in it, and the start's log density."""
+    first, second = jax.random.split(key)
+    size = target.program.flat.size
+    family.check_size(size)
+    frame = gaussian_start(first, target, family.dense and size <= LARGEST_DENSE, origin)
+    known = {k: frame.pop(k) for k in ("lp", "precision", "pattern") if k in frame}
+    params = family.init(second, {"w": jnp.zeros(size, target.dtype), **known})
+    return frame, params, known["lp"]
 
 
 def gaussian_start(key: Array, target: Target, dense: bool, origin: bool) -> Frame:
@@ -80,6 +92,16 @@ def _absolute(matrix: Array) -> Array:
     return (vectors * values) @ vectors.T
 
 
+def _with_hessian(fn: Callable, x: Array) -> tuple[Array, Array, Array]:
+    """Value, gradient and Hessian from one evaluation: what is compiled counts."""
+
+    def along(v: Array) -> tuple[Array, Array, Array]:
+        (value, slope), (_, bend) = jax.jvp(jax.value_and_grad(fn), (x,), (v,))
+        return value, slope, bend
+
+    return jax.vmap(along, out_axes=(None, None, 0))(jnp.eye(x.shape[0], dtype=x.dtype))
+
+
 def _by_newton(key: Array, fn: Callable, z: Array) -> tuple[Array, Array, Array]:
     """Mean, precision, and which entries of the Hessian were ever not zero."""
     size = z.shape[0]
@@ -91,8 +113,7 @@ def _by_newton(key: Array, fn: Callable, z: Array) -> tuple[Array, Array, Array]
         unit = 1.0 / jnp.sqrt(jnp.diag(precision))
         root = unit[:, None] * _root(unit[:, None] * precision * unit)
         points = mean + noise @ root.T
-        values, slopes = jax.vmap(jax.value_and_grad(fn))(points)
-        bends = jax.vmap(jax.hessian(fn))(points)
+        values, slopes, bends = jax.vmap(lambda x: _with_hessian(fn, x))(points)
         elbo = jnp.mean(values) + jnp.sum(jnp.log(jnp.diag(root)))
         fine = jnp.isfinite(elbo) & jnp.all(jnp.isfinite(slopes)) & jnp.all(jnp.isfinite(bends))
         elbo = jnp.where(fine, elbo, -jnp.inf)

@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from probkit.core import Target
@@ -46,7 +47,8 @@ def judge(
     """The state after a block, with a window's end judged if it is there."""
     inside = state["inside"] + 1
     ends = (inside >= state["window"]) & ~state["done"] & numbers["settled"]
-    mean = jax.tree.map(lambda s: s / jnp.maximum(state["terms"], 1.0), state["sum"])
+    unravel = ravel_pytree(state["best"])[1]
+    mean = unravel(state["sum"] / jnp.maximum(state["terms"], 1.0))
 
     def look(carry: tuple) -> tuple:
         args = (target, state["frame"], mean, state["best"], numbers["alpha"])
@@ -76,8 +78,8 @@ def _decide(
     grown = jnp.ceil(state["window"] * _GROW).astype(state["window"].dtype)
     out = {
         "best": best,
-        "params": pick(worse, best, state["params"]),
-        "m": pick(worse, jax.tree.map(jnp.zeros_like, state["m"]), state["m"]),
+        "params": jnp.where(worse, ravel_pytree(best)[0], state["params"]),
+        "m": jnp.where(worse, 0.0, state["m"]),
         "quiet": jnp.where(ends, quiet, state["quiet"]),
         "rate": jnp.where(ends & ~climbing, _REDUCE * state["rate"], state["rate"]),
         "window": jnp.where(ends & ~climbing, grown, state["window"]),
@@ -87,6 +89,5 @@ def _decide(
     }
     over = (out["quiet"] >= 2.0) | (out["figures"]["half_variance"] < tolerance)
     lost = state["bad"] >= MOST_BAD
-    new = {**state, **out, "done": over | lost}
-    # Starts that are done stay as they are while others go on.
-    return pick(state["done"], state, new)
+    # Starts that are done take no steps and end no windows while others go on.
+    return {**state, **out, "done": state["done"] | over | lost}

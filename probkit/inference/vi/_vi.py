@@ -12,12 +12,14 @@ with the best fit so far. Families, objectives and gradients are in files of the
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from probkit.core import (
@@ -39,37 +41,13 @@ from probkit.inference.vi._engine import BLOCK, Recipe, block
 from probkit.inference.vi._families import OWN_ENGINES, Shape, family_named
 from probkit.inference.vi._finish import approximation
 from probkit.inference.vi._objectives import ALLOWED, GRADIENTS, OBJECTIVES
-from probkit.inference.vi._options import family_for, recipe_for
+from probkit.inference.vi._options import NAMES, OPTIMIZERS, check_saa, family_for, recipe_for
+from probkit.inference.vi._sample_average import ITERATIONS, SampleAverage
 from probkit.inference.vi._scale_maps import SCALE_MAPS
-from probkit.inference.vi._start import LARGEST_DENSE, gaussian_start
+from probkit.inference.vi._score import no_control
+from probkit.inference.vi._start import begin
 from probkit.inference.vi._stop import MOST_BAD, judge
 
-_OPTIONS = (
-    "family",
-    "objective",
-    "gradient",
-    "scale",
-    "draws",
-    "starts",
-    "particles",
-    "max_steps",
-    "tolerance",
-    "step_size",
-    "samples",
-    "alpha",
-    "tempering",
-    "batch_size",
-    "dim",
-    "rank",
-    "components",
-    "df",
-    "layers",
-    "width",
-    "weights",
-    "kappa",
-    "guide",
-    "inputs",
-)
 _MOST_STEPS = 20_000
 _WINDOW = 4
 
@@ -89,13 +67,16 @@ class VI(Inference):
             isotropic Gaussian for the weights, so no ``family`` is chosen).
         gradient: "stl" (path), "reparam", "dreg" (for "iwelbo") or "score"; the best that the
             objective has by default.
-        scale: the map to the scales of Gaussian families: "linear" (with a proximal step where
-            the gradient is "reparam"), "softplus" or "exp".
+        scale: the map to the scales of Gaussian families: "linear" (the default; with a proximal
+            step where the gradient is "reparam"), "softplus" or "exp" (the default with "saa").
         draws: draws that stand for the approximation in the posterior.
         starts: independent fits; the best is kept, and their agreement is reported.
-        particles: draws a step, 16 by default (2 with "data_emphasised", an antithetic pair).
-        max_steps: optimiser steps at the most, 20,000 by default; the stop needs far fewer, or
-            the status says so. With "data_emphasised" the number of steps, 5,000 by default.
+        particles: draws a step, 16 by default (2 with "data_emphasised", an antithetic pair). With
+            "saa" the fixed draws, rounded up to a power of 2: 256 for "meanfield" and 30 d for the
+            others by default.
+        max_steps: optimiser steps at the most, 20,000 by default (1,000 with "saa"); the stop needs
+            far fewer, or the status says so. With "data_emphasised" the number of steps, 5,000 by
+            default.
         tolerance: nats that a window of steps has to gain.
         step_size: the first step size, in units of the start's sds; None chooses.
         samples: draws in each bound of "iwelbo" and "renyi".
@@ -113,6 +94,9 @@ class VI(Inference):
             mini-batches by ``batch_size``): from one row's ``inputs``, flattened to a vector, to
             the means and log sds of the row's latents. Global latents have a mean-field Gaussian.
         inputs: data that the guide reads; None takes the observed variables.
+        optimizer: "adam", stochastic steps that the automatic stop ends; or "saa", sample-average
+            approximation: L-BFGS on the ELBO of fixed quasi-random draws ("meanfield", "fullrank",
+            "lowrank", "structured"), a few dozen iterations, and no noise.
 
     Raises:
         TypeError, ValueError: a misspelt option, a number out of range, or options that do not
@@ -136,14 +120,14 @@ class VI(Inference):
     shape: Shape = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
     dim: str | None = eqx.field(static=True)
-    own: DataEmphasis | Amortised | None
+    own: DataEmphasis | Amortised | SampleAverage | None
 
     def __init__(
         self,
         family: str | None = None,
         objective: str = "elbo",
         gradient: str | None = None,
-        scale: str = "linear",
+        scale: str | None = None,
         draws: int = 4000,
         starts: int = 1,
         particles: int | None = None,
@@ -164,12 +148,20 @@ class VI(Inference):
         kappa: float | None = None,
         guide: Any = None,
         inputs: str | tuple[str, ...] | None = None,
+        optimizer: str = "adam",
         **unknown: Any,
     ):
-        check_options("VI", unknown, _OPTIONS)
+        check_options("VI", unknown, NAMES)
         check_choice("VI(objective)", objective, OBJECTIVES)
         given = {"weights": weights, "kappa": kappa, "guide": guide, "inputs": inputs}
         family = family_for(objective, family, given)
+        check_choice("VI(optimizer)", optimizer, OPTIMIZERS)
+        saa = optimizer == "saa"
+        if saa:
+            chosen = {"objective": objective, "gradient": gradient, "step_size": step_size}
+            check_saa(family, {**chosen, "batch_size": batch_size, "tempering": tempering})
+            gradient = "reparam"
+        scale = ("exp" if saa else "linear") if scale is None else scale
         check_choice("VI(scale)", scale, SCALE_MAPS)
         gradient = ALLOWED[objective][0] if gradient is None else gradient
         check_choice("VI(gradient)", gradient, GRADIENTS)
@@ -198,6 +190,7 @@ class VI(Inference):
             width=check_count("VI(width)", width),
         )
         made = family_named(family, self.shape)
+        count = 0 if particles is None else check_count("VI(particles)", particles, least=2)
         if particles is None:
             particles = 2 if family in OWN_ENGINES else 16
         self.recipe = recipe_for(made, family, objective, gradient, scale, particles, samples)
@@ -219,6 +212,10 @@ class VI(Inference):
             self.own = DataEmphasis(weights=weights, kappa=kappa, starts=starts, **same)
         elif family == "amortised":
             self.own = Amortised(guide, inputs, **same)
+        elif saa:
+            most = ITERATIONS if max_steps is None else int(self.max_steps)
+            fixed = replace(self.recipe, particles=count, prox=False)
+            self.own = SampleAverage(self.draws, most, self.tolerance, fixed, family, self.starts)
 
     def encoder(self, posterior: Any) -> Any:
         """The trained guide of a posterior that this method fitted with ``guide=``.
@@ -248,7 +245,7 @@ class VI(Inference):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        whole = self.batch_size is None and self.own is None
+        whole = self.batch_size is None and self.density_only
         return ("latents",) if whole else ("latents", "likelihood")
 
     @property
@@ -261,26 +258,22 @@ class VI(Inference):
 
     @property
     def density_only(self) -> bool:
-        return self.own is None
+        return self.own is None or self.own.density_only
 
     # -- the contract -------------------------------------------------------------------------
 
     def init(self, key: Array, target: Target) -> dict[str, Any]:
         if self.own is not None:
             return self.own.init(key, target)
-        first, second = jax.random.split(key)
-        recipe, size = self.recipe, target.program.flat.size
-        recipe.family.check_size(size)
-        dense = recipe.family.dense and size <= LARGEST_DENSE
-        frame = gaussian_start(first, target, dense, self.starts == 1)
-        known = {k: frame.pop(k) for k in ("lp", "precision", "pattern") if k in frame}
+        frame, params, lp = begin(self.recipe.family, key, target, self.starts == 1)
         zero = jnp.zeros((), target.dtype)
-        start = {"w": jnp.zeros(size, target.dtype), **known}
-        params = recipe.family.init(second, start)
-        blank = jax.tree.map(jnp.zeros_like, params)
+        flat = ravel_pytree(params)[0]
+        blank = jnp.zeros_like(flat)
+        control = {"control": no_control(flat)} if self.recipe.gradient == "score" else {}
         return {
+            **control,
             "frame": frame,
-            "params": params,
+            "params": flat,
             "best": params,
             "m": blank,
             "v": blank,
@@ -297,8 +290,8 @@ class VI(Inference):
             "inside": jnp.int32(0),
             "bad": jnp.int32(0),
             "lost": jnp.int32(0),
-            "trouble": start["w"],
-            "lp": known["lp"],
+            "trouble": jnp.zeros_like(frame["centre"]),
+            "lp": lp,
             "done": jnp.asarray(False),
         }
 
@@ -324,8 +317,6 @@ class VI(Inference):
             "settled": (t + 1) * BLOCK > self.tempering,
         }
         climbed = block(self.recipe, first, target, state, batch, numbers)
-        keep = lambda a, b: jnp.where(state["done"], a, b)  # noqa: E731
-        climbed = jax.tree.map(keep, state, climbed)
         pairs = self._pairs(target.program.flat.size)
         new = judge(self.recipe, second, target, climbed, numbers, pairs)
         info = {

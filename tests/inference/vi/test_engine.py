@@ -11,8 +11,10 @@ import pytest
 
 import probkit as pk
 from probkit.core import Status, Target, run
+from probkit.core._callbacks import Callback, Progressed
 from probkit.inference.vi._engine import Recipe, gradient_of, whitened
 from probkit.inference.vi._families import Shape, family_named
+from probkit.inference.vi._score import no_control, score_gradient
 from probkit.inference.vi._start import gaussian_start
 from tests.inference.cases import (
     CENTRE,
@@ -140,11 +142,75 @@ _EXACT = np.array(
 )  # of -ELBO = const + sum ((m-1)^2 + s^2)/8 - log s
 
 
-@pytest.mark.parametrize("gradient", ["reparam", "stl", "score"])
+@pytest.mark.parametrize("gradient", ["reparam", "stl"])
 def test_elbo_gradients_are_unbiased(gradient):
-    """12 scores in all; one of them beyond 4.5 by chance: 1e-4."""
+    """8 scores in all; one of them beyond 4.5 by chance: 1e-4."""
     mean, error = _mean_gradient("elbo", gradient, 1, 0.0, 4000)
     assert np.max(np.abs(mean - _EXACT) / error) < 4.5
+
+
+def _score_gradients(steps: int, n: int, draws: int = 16):
+    """Gradients of independent fits held at one point, after so many steps of the running means."""
+    family = family_named("meanfield", Shape())
+    params = {"loc": jnp.array([0.2, -0.1]), "scale": jnp.array([1.2, 0.7])}
+    log_p = lambda w: -0.5 * jnp.sum(((w - 1.0) / 2.0) ** 2) - 2 * jnp.log(2.0)  # noqa: E731
+
+    @jax.jit
+    def many(key):
+        def one(control, key):
+            noise = family.noise(key, draws, 2, jnp.float32)
+            grad, _, _, new = score_gradient(
+                family, noise, params, log_p, jnp.float32(1.0), control
+            )
+            return new, grad
+
+        def run(key):
+            keys = jax.random.split(key, steps + 1)
+            return jax.lax.scan(one, no_control(jnp.zeros(4)), keys)[1][-1]
+
+        return jax.vmap(run)(jax.random.split(key, n))
+
+    return np.asarray(many(jax.random.key(0)), float)
+
+
+def test_score_gradients_are_unbiased_and_the_running_control_cuts_their_variance():
+    """Against exact gradients, 8 scores: one beyond 4.5 by chance: 1e-4.
+
+    With ``control`` at zero the estimator is the leave-one-out baseline alone; with no baseline
+    the variance (in closed form: that of ``h r`` over the draws) is larger still.
+    """
+    alone, both = _score_gradients(0, 8000), _score_gradients(60, 8000)
+    for found in (alone, both):
+        error = found.std(0) / len(found) ** 0.5
+        assert np.max(np.abs(found.mean(0) - _EXACT) / error) < 4.5
+    ratio = both.var(0) / alone.var(0)
+    assert np.all(ratio < 1.02) and np.mean(ratio[2:]) < 0.8
+
+    noise = np.random.default_rng(0).normal(size=(400_000, 2))
+    loc, scale = np.array([0.2, -0.1]), np.array([1.2, 0.7])
+    w = loc + scale * noise
+    r = -0.5 * np.sum(((w - 1) / 2) ** 2, 1) - 2 * np.log(2) + 0.5 * np.sum(noise**2, 1)
+    r += np.log(2 * np.pi) + np.sum(np.log(scale))
+    h = np.concatenate([noise / scale, (noise**2 - 1) / scale], 1)
+    plain = (h * r[:, None]).var(0) / 16
+    assert np.all(alone.var(0) < 0.8 * plain)
+
+
+def test_a_fit_by_score_gradients_needs_no_slope():
+    """A density that is flat piece by piece has no gradient; its normal's mean and sd are found."""
+
+    def steps(z):
+        near = jnp.round(4.0 * z["x"]) / 4.0
+        return jax.lax.stop_gradient(-0.5 * ((near - 3.0) / 0.5) ** 2)
+
+    target = Target.from_log_density(steps, {"x": np.zeros(())})
+    method = pk.VI(family="meanfield", gradient="score", particles=64)
+    fit = run(target, method, 0)
+    params = jax.tree.map(np.asarray, fit.output.params)
+    scale = params["frame"]["scale"]
+    mean = params["frame"]["centre"] + scale * params["family"]["loc"]
+    sd = scale * params["family"]["scale"]
+    assert abs(mean[0] - 3.0) < 0.1 and sd[0] == pytest.approx(0.5, rel=0.15)
 
 
 def test_importance_weighted_gradients_agree():
@@ -326,17 +392,28 @@ def test_starts_agree_or_say_so():
 
 @pytest.mark.slow
 def test_pathfinder_on_a_gaussian():
+    """Its own sds are those of a quasi-Newton curvature, a fourth off; weighted draws are exact.
+
+    The weighted moments have 20,000 draws behind them, of an effective share above 0.9: standard
+    errors of 0.008 for a mean in sds and 0.006 for an sd; 8 of them, one beyond 5 by chance 5e-6.
+    """
     fit = run(correlated(), pk.Pathfinder(paths=2), 0)
     params = jax.tree.map(jnp.asarray, fit.output.params)
-    draws = fit.output.sample(params, jax.random.key(0), 4000)
+    draws = fit.output.sample(params, jax.random.key(0), 20_000)
     sd = np.sqrt(np.diag(COVARIANCE))
-    assert np.max(np.abs(draws.mean(0) - CENTRE) / sd) < 0.15
-    np.testing.assert_allclose(draws.std(0), sd, rtol=0.15)
+    assert np.max(np.abs(draws.mean(0) - CENTRE) / sd) < 0.1
+    np.testing.assert_allclose(draws.std(0), sd, rtol=0.3)
     density = jax.vmap(lambda z: fit.output.log_density(params, z))(draws)
     log_p = jax.vmap(correlated().flat_log_density)(draws)
     ratio = np.asarray(log_p, float) - np.asarray(density, float)
-    found = np.log(np.mean(np.exp(ratio - ratio.max()))) + ratio.max()
-    assert found == pytest.approx(LOG_NORMALISER, abs=0.1)
+    weight = np.exp(ratio - ratio.max())
+    assert np.log(weight.mean()) + ratio.max() == pytest.approx(LOG_NORMALISER, abs=0.02)
+    weight /= weight.sum()
+    assert 1.0 / np.sum(weight**2) > 0.9 * 20_000
+    mean = weight @ np.asarray(draws, float)
+    spread = np.sqrt(weight @ (np.asarray(draws, float) - mean) ** 2)
+    assert np.max(np.abs(mean - CENTRE) / sd) < 0.04
+    np.testing.assert_allclose(spread, sd, rtol=0.03)
 
 
 def test_svgd_on_a_gaussian():
@@ -356,6 +433,37 @@ def test_auto_climbs_until_the_checks_pass():
     tried = posterior.approximation.stats["tried"]
     assert [t["family"] for t in tried][0] == "meanfield" and not tried[0]["ok"]
     assert tried[-1]["ok"] and posterior.check()["families"].ok
+
+
+class _NoMore(Callback):
+    """Lets the run itself go on, and ends those inside it."""
+
+    def __init__(self, told=None):
+        self.told = told
+
+    def __call__(self, progressed):
+        return self.told
+
+    def within(self, seconds):
+        assert seconds > 0
+        return _NoMore(Status.TIME_LIMIT)
+
+
+def test_a_time_limit_holds_for_the_later_fits_of_auto():
+    posterior = pk.fit(banana(), method=pk.VI(family="auto"), callbacks=[_NoMore()], progress=False)
+    tried = posterior.approximation.stats["tried"]
+    assert [t["family"] for t in tried] == ["meanfield", "fullrank"]
+    assert posterior.status is Status.TIME_LIMIT
+    assert "ended from outside" in posterior.check()["families"].where
+
+
+def test_an_inner_time_limit_ends_when_the_outer_one_does():
+    told = lambda seconds: Progressed(1, 9, 0, seconds, {}, lambda: None)  # noqa: E731
+    early, late = pk.TimeLimit(60.0).within(10.0), pk.TimeLimit(60.0).within(60.0)
+    assert early is not None and late is not None
+    assert early(told(0.0)) is None and late(told(0.0)) is Status.TIME_LIMIT
+    nested = late.within(0.0)
+    assert nested is not None and nested(told(0.0)) is Status.TIME_LIMIT
 
 
 @pytest.mark.slow
