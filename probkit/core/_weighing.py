@@ -84,7 +84,7 @@ def draw(
     if draws is None:
         draws = int(np.clip(_MOST_BYTES // (8 * max(size, 1)), 1000, DRAWS))
     one, centre = np.ones(1, target.dtype), np.zeros(size, target.dtype)
-    points, log_p, log_q = _blocks(target, approximation, key, centre, one, one, 0, draws)
+    points, log_p, log_q = blocks(target, approximation, key, centre, one, one, 0, draws)
     return points, log_p, log_q[:, 0]
 
 
@@ -95,7 +95,7 @@ def _wider(target: Target, approximation: Any, key: np.ndarray, found: Weights) 
     levels = np.append(1.0, factors).astype(target.dtype)
     centre = found.points.mean(axis=0, dtype=np.float64).astype(target.dtype)
     args = (target, approximation, key, centre, levels)
-    parts = [_blocks(*args, levels[:1], 0, count), _blocks(*args, levels[1:], _SECOND, count)]
+    parts = [blocks(*args, levels[:1], 0, count), blocks(*args, levels[1:], _SECOND, count)]
     points, log_p, log_q = (np.concatenate(x) for x in zip(*parts, strict=True))
     share = np.log(np.append(0.5, np.full(len(factors), 0.5 / len(factors))))
     each = log_q.astype(np.float64) - size * np.log(levels.astype(np.float64)) + share
@@ -105,7 +105,7 @@ def _wider(target: Target, approximation: Any, key: np.ndarray, found: Weights) 
     return Weights(points, log_p, np.asarray(logsumexp(each, axis=1)))
 
 
-def _blocks(
+def blocks(
     target: Target,
     approximation: Any,
     key: np.ndarray,

@@ -19,8 +19,8 @@ corrected by a wider sample where q's own weights are not good (`probkit.core._w
 one can be trusted and finds q's moments right, with errors small against the limits, a high k-hat
 and a low ESS/N are told and not held against the fit. Weights are trusted with k-hat below 0.7, or
 where their ESS/N is above 0.1 and what their fitted tail holds beyond the largest of them is under
-2 % of all (`probkit.core._psis.unseen_share`). Where they are not, the moments are not judged, and k-hat is
-the larger one of the two.
+2 % of all (`probkit.core._psis.unseen_share`). Where they are not, the moments are not judged, and
+k-hat is the larger one of the two.
 
 The standard error of k-hat is ``(1 + k) / sqrt(M)``, M the length of the tail: the asymptotic one
 of a Pareto shape. Over 60 repetitions of 20,000 Pareto (k = 0 to 1) and lognormal (sigma = 0.5 to
