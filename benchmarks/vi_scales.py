@@ -1,12 +1,18 @@
 """Scale maps: steps to a gap of 1e-3 on a 100-dimensional Gaussian, and the noise of gradients.
 
-Target N(m, diag(s^2)) from q = N(0, I); stochastic gradient descent with 10 draws a step, the first
-step size the best of a grid for each map (the fewest median steps over 3 seeds until the KL
-divergence, in closed form, is below 1e-3). Reparameterised gradients are noisy at the optimum, so
-that their step size falls as 1 / (1 + t / 200); there the linear map takes the proximal step of the
-entropy. Path gradients have no noise at the optimum and a constant step size. The last table
-tells the gradient's noise, tr Var(g), its size, E|g|^2, and the ratio |E g|^2 / tr Var(g), half
-way (KL 1 nat a dimension) and near the optimum.
+Target N(m, diag(s^2)) from q = N(0, I), with sds around 0.1, 1 (whitened coordinates) and 10;
+stochastic gradient descent with 10 draws a step of size rate / (1 + t / fall). Each map has its
+own best rate and fall: from a coarse grid with one seed, then a fine one around the best with
+three, by the median steps until the KL divergence, in closed form, is below 1e-3.
+Reparameterised gradients are noisy at the optimum; there the linear map takes the proximal step of
+the entropy. Path gradients have no noise at the optimum and a constant step size.
+
+One step size serves means and scales alike. Means want one of about s^2, and so do linear scales;
+with exp the scale's curvature is 2 whatever s is, and softplus is like exp below 1 and like the
+identity above. So exp and softplus are slow where s is far below 1, and exp where it is above.
+
+The last table tells the gradient's noise, tr Var(g), its size, E|g|^2, and the ratio
+|E g|^2 / tr Var(g), half way (KL 1 nat a dimension) and near the optimum.
 
 ``python -m benchmarks.vi_scales``
 """
@@ -25,17 +31,21 @@ from probkit.inference.vi._gaussian import Affine
 from probkit.inference.vi._scale_maps import SCALE_MAPS, free_of, scale_of
 
 SIZE, DRAWS = 100, 10
-_RATES, _FALL = np.logspace(-2.5, 0.0, 11), 200.0
+_RATES, _NEAR = np.logspace(-5.0, 1.0, 13), 10.0 ** np.array([-0.3, -0.15, 0.0, 0.15, 0.3])
+#: The step size is rate / (1 + t / fall); path gradients need none that falls.
+_FALLS = {"reparam": (100.0, 1000.0), "stl": (1e30,)}
+_MOST = {"reparam": 20_000, "stl": 5000}
 
 
-def target(dense: bool, spread: float) -> tuple[jax.Array, jax.Array]:
+def target(dense: bool, middle: float, spread: float) -> tuple[jax.Array, jax.Array]:
     """Mean and triangular factor of the target's covariance."""
     rng = np.random.default_rng(0)
-    sds = np.logspace(-spread, spread, SIZE)
+    sds = middle * np.logspace(-spread, spread, SIZE)
     root = np.diag(sds)
     if dense:
         root = sds[:, None] * (np.eye(SIZE) + 0.05 * np.tril(rng.normal(size=(SIZE, SIZE)), -1))
-    return jnp.asarray(rng.normal(size=SIZE) * 0.5, jnp.float32), jnp.asarray(root, jnp.float32)
+    mean = 0.5 * middle * rng.normal(size=SIZE)
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(root, jnp.float32)
 
 
 def divergence(
@@ -53,10 +63,10 @@ def divergence(
     return 0.5 * (square + jnp.sum(gap**2) - SIZE) + log_ratio
 
 
-def steps(kind: str, dense: bool, gradient: str, spread: float) -> tuple[float, float]:
-    """Fewest median steps over the grid of step sizes, and the step size."""
+def steps(kind: str, dense: bool, gradient: str, middle: float, spread: float) -> dict[str, float]:
+    """Fewest median steps over the grid of step sizes and falls, and which they are."""
     family = Affine(dense, kind)
-    mean, root = target(dense, spread)
+    mean, root = target(dense, middle, spread)
     white = jnp.asarray(np.linalg.inv(np.asarray(root, float)), jnp.float32)
     # (A diagonal target needs no product with a matrix, which would be most of the time.)
     thin = lambda gap: white @ gap if dense else jnp.diag(white) * gap  # noqa: E731
@@ -64,37 +74,44 @@ def steps(kind: str, dense: bool, gradient: str, spread: float) -> tuple[float, 
     prox = kind == "linear" and gradient == "reparam"
     recipe = Recipe(family, "elbo", gradient, DRAWS, 1, prox)
     start = family.init(jax.random.key(0), {"w": jnp.zeros(SIZE)})
-    most = 30_000 if gradient == "reparam" else 3000
+    most = _MOST[gradient]
 
-    def one(rate: jax.Array, key: jax.Array) -> jax.Array:
+    def one(rate: jax.Array, fall: jax.Array, key: jax.Array) -> jax.Array:
         def go(carry: tuple) -> tuple:
             i, params, gap = carry
             noise = family.noise(jax.random.fold_in(key, i), DRAWS, SIZE, jnp.float32)
             grad, _, _ = gradient_of(recipe, noise, params, log_p, jnp.float32(0), jnp.float32(1))
-            now = rate / (1.0 + i / _FALL) if gradient == "reparam" else rate
+            now = rate / (1.0 + i / fall)
             moved = jax.tree.map(lambda p, g: p - now * g, params, grad)
             new = family.settle(moved, params, jax.tree.map(lambda g: now, grad), prox)
             gap = divergence(family, new, mean, white, root)
             return i + 1, new, jnp.where(jnp.isfinite(gap), gap, jnp.inf)
 
         def on(carry: tuple) -> jax.Array:
-            return (carry[0] < most) & (carry[2] > 1e-3) & (carry[2] < 1e8)
+            return (carry[0] < most) & (carry[2] > 1e-3) & (carry[2] < 1e12)
 
         i, _, gap = jax.lax.while_loop(on, go, (jnp.int32(0), start, jnp.float32(1e3)))
         return jnp.where(gap <= 1e-3, i, most)
 
-    keys = jax.random.split(jax.random.key(1), 3)
-    rates = jnp.asarray(_RATES, jnp.float32)
-    over = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))
-    taken = np.median(np.asarray(over(rates, keys)), axis=1)
-    best = int(np.argmin(taken))
-    return float(taken[best]), float(_RATES[best])
+    over = jax.jit(jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None)))
+
+    def best_of(rates: np.ndarray, falls: tuple, seeds: int) -> tuple[float, float, float]:
+        pairs = np.array([(r, f) for r in rates for f in falls], np.float32)
+        keys = jax.random.split(jax.random.key(1), seeds)
+        taken = np.median(np.asarray(over(pairs[:, 0], pairs[:, 1], keys)), axis=1)
+        i = int(np.argmin(taken))
+        return float(taken[i]), float(pairs[i, 0]), float(pairs[i, 1])
+
+    _, rate, fall = best_of(_RATES, _FALLS[gradient], 1)
+    near = (fall,) if gradient == "stl" else (fall / 2, fall, fall * 2)
+    taken, rate, fall = best_of(rate * _NEAR, near, 3)
+    return {"steps": taken, "rate": rate, "fall": fall}
 
 
 def noise_table(kind: str, gradient: str, near: bool) -> dict[str, float]:
     """tr Var(g), E|g|^2 and |E g|^2 / tr Var(g) of one gradient of a diagonal Gaussian."""
     family = Affine(False, kind)
-    mean, root = target(False, 0.5)
+    mean, root = target(False, 1.0, 0.5)
     log_p = lambda w: -0.5 * jnp.sum(((w - mean) / jnp.diag(root)) ** 2)  # noqa: E731
     factor, shift = (1.02, 0.02) if near else (2.0, 0.7)
     s = jnp.diag(root) * factor
@@ -119,15 +136,21 @@ def noise_table(kind: str, gradient: str, near: bool) -> dict[str, float]:
 def main() -> None:
     """Measure, print and write."""
     out: dict[str, Any] = {}
-    cases = [("reparam", False, 0.0), ("reparam", False, 0.2), ("stl", False, 0.2)]
-    for gradient, dense, spread in [*cases, ("stl", False, 0.5), ("stl", True, 0.2)]:
-        name = f"{gradient}, {'Cholesky' if dense else 'diagonal'}, sds 10^+-{spread:g}"
-        rows = {k: steps(k, dense, gradient, spread) for k in SCALE_MAPS}
+    diagonal = [(m, w) for m in (0.1, 1.0, 10.0) for w in (0.0, 0.2)]
+    cases = [(g, False, *at) for g in ("reparam", "stl") for at in diagonal]
+    for gradient, dense, middle, spread in [*cases, ("stl", True, 1.0, 0.2)]:
+        shape = "Cholesky" if dense else "diagonal"
+        name = f"{gradient}, {shape}, sds {middle:g} x 10^+-{spread:g}"
+        rows = {k: steps(k, dense, gradient, middle, spread) for k in SCALE_MAPS}
         out[name] = rows
-        others = min(rows["softplus"][0], rows["exp"][0])
-        words = ", ".join(f"{k} {v[0]:.0f} (rate {v[1]:.3g})" for k, v in rows.items())
+        others = min(rows["softplus"]["steps"], rows["exp"]["steps"])
+        words = ", ".join(
+            f"{k} {v['steps']:.0f} (rate {v['rate']:.2g}, fall {v['fall']:.3g})"
+            for k, v in rows.items()
+        )
         print(f"  {name}: {words}", flush=True)
-        c.line(f"{name}: linear over best other", rows["linear"][0] / others, 1.0)
+        limit = 1.0 if gradient == "reparam" else None
+        c.line(f"{name}: linear over best other", rows["linear"]["steps"] / others, limit)
     for near in (False, True):
         for gradient in ("reparam", "stl"):
             for kind in SCALE_MAPS:

@@ -30,8 +30,8 @@ from ._target import Target as Target
 from ._target import Terms as Terms
 from ._target_check import TargetReport as TargetReport
 from ._trees import Flat as Flat
+from ._weighing import weigh as weigh
 from ._weights import Estimate as Estimate
 from ._weights import Weights as Weights
 from ._weights import importance_checks as importance_checks
-from ._weights import weigh as weigh
 from ._wrappers import Thin as Thin

@@ -92,6 +92,36 @@ def importance_ess(log_weights: ArrayLike) -> Array:
         return np.asarray(normed.sum(axis=0) ** 2 / np.square(normed).sum(axis=0))
 
 
+def unseen_share(log_weights: ArrayLike) -> float:
+    """Share of the total weight in the part of the fitted tail that no draw has reached.
+
+    The tail's M weights above u have the mean ``u + sigma/(1 - k)`` under the fitted Pareto
+    distribution; what this exceeds their own mean by is missing from every weighted sum. Infinite
+    where k >= 1. It tells a long tail from a heavy one: k-hat is the same for a tail with a half
+    and with a thousandth of the weight.
+
+    Example:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> tail = -0.8 * np.log(rng.random(4000))  # a Pareto tail with k = 0.8
+        >>> unseen_share(tail) > 0.05, unseen_share(np.logaddexp(5.0, tail)) < 0.01
+        (True, True)
+    """
+    weights = np.asarray(log_weights, dtype=np.float64)
+    with np.errstate(all="ignore"):
+        weights = np.sort(np.exp(weights - weights.max()))
+    length = int(np.ceil(min(weights.size / 5, 3 * np.sqrt(weights.size))))
+    if length < _MIN_TAIL or not np.isfinite(weights[-1]):
+        return np.inf
+    base, tail = weights[-length - 1], weights[-length:]
+    if base > 1.0 - _LEVEL:
+        return 0.0
+    k, sigma = _fit_pareto(tail - base)
+    if not k < 1.0:
+        return np.inf
+    return float(max(base + sigma / (1.0 - k) - tail.mean(), 0.0) * length / weights.sum())
+
+
 def efficiency(r_eff: float | ArrayLike, shape: tuple[int, ...]) -> Array:
     """Relative efficiencies as a flat array, one for each set of weights."""
     values = np.asarray(r_eff, dtype=np.float64)

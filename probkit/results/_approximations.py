@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probkit.core import Check, Draws, Weights, check_count, weigh
+from probkit.core import Check, Draws, Weights, check_count, importance_checks, weigh
 from probkit.core._weights import DRAWS
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def notes(posterior: Posterior) -> tuple[str, ...]:
         return ()
     gap = found.log_evidence.value - found.elbo.value
     words = f"ELBO {found.elbo}, log evidence {found.log_evidence}"
-    if found.khat < 0.7:
+    if found.best.trusted:
         words += f": KL divergence from the posterior {max(gap, 0.0):.3f} nat"
     return (words,)
 
@@ -100,7 +100,7 @@ def _labels(posterior: Posterior):
 
 def resampled(posterior: Posterior, draws: int | None, seed: int) -> Posterior:
     """See `Posterior.importance_resample`."""
-    found = demanded(posterior, "importance_resample")
+    found = demanded(posterior, "importance_resample").best
     share = np.exp(found.smoothed)
     if not np.isfinite(share).all():
         raise ValueError(
@@ -123,7 +123,6 @@ def resampled(posterior: Posterior, draws: int | None, seed: int) -> Posterior:
         replace(posterior._run, output=output),
         posterior._stream(11),
     )
-    names = ("k_hat", "ess_ratio")
-    kept = [c for c in checks(posterior) if c.name in names or c.name == "modes"]
-    out._inherited = tuple(kept)
+    kept = [c for c in checks(posterior) if c.name == "modes"]
+    out._inherited = (*importance_checks(found.log_weights), *kept)
     return out

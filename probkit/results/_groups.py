@@ -11,7 +11,7 @@ import numpy as np
 from probkit._version import __version__
 from probkit.core import Approximation, Draws, Target, Weights, listing, nearest
 from probkit.core._target import HELD
-from probkit.core._weights import draw
+from probkit.core._weighing import draw
 from probkit.results._values import constrained, log_densities, map_draws
 
 if TYPE_CHECKING:
@@ -351,7 +351,7 @@ def evidence(p: Posterior) -> Any:
         flat = p._drawn.unconstrained.astype(float)
         return log_evidence(flat, lambda x: log_densities(p.target, x).astype(float), rng)
     found = weights.log_evidence
-    return Evidence(found.value, found.se, "importance", weights.khat)
+    return Evidence(found.value, found.se, "importance", weights.best.khat)
 
 
 def loo_of(p: Posterior) -> Any:

@@ -3,8 +3,8 @@ r"""The mode check: does the approximation miss a mode of the posterior?
 k-hat and ESS only see where the approximation q puts its draws: a mode that q has lost leaves them
 good. This check looks elsewhere.
 
-1. ``32 ceil(d/2)`` starts (64 at the least, 192 at the most): half from the prior, half draws of q
-   moved away from its mean by factors of 1 to 30. Each climbs to a maximum of log p (`_climb`).
+1. Maxima of log p are looked for where q and the maxima already found do not explain p
+   (`_mode_search`).
 2. Maxima closer than 1.5 Laplace standard deviations are one; points that are no maxima (a Newton
    decrement above 0.5) are dropped. With Hessian -A at the maximum m, the Laplace scale is A^{-1}.
 3. At each maximum 200 draws of a multivariate t with 5 degrees of freedom, centre m and scale
@@ -16,12 +16,12 @@ good. This check looks elsewhere.
    sampling, Owen and Zhou 2000, JASA 95).
 4. z belongs to the maximum k with the largest ``p(m_k) (1 + |L_k'(z - m_k)|^2 / 5)^{-(5+d)/2}``.
    The figure is p's mass in the regions where q has under a fifth of p's; above 5 % the check
-   fails. Where k-hat is above 0.7 and ESS/N below 0.5 it is inconclusive: q is wrong anyway, and
-   the masses with it. (A k-hat above 0.7 with a higher ESS/N comes from the few draws between two
-   modes, which are what is looked for.)
+   fails. It is inconclusive where a single draw holds over a tenth of a region's mass. (A k-hat
+   says less here: a lost mode itself may raise that of p/q, and regions have weights of different
+   sizes, which together look like a heavy tail.)
 
-Cost: some 60 gradients a start, d + 1 gradients and 200 densities a maximum (32 at the most), in
-two compiled programs; nothing in more than 500 dimensions.
+Cost: that of the search, d + 1 gradients and 200 densities a maximum (32 at the most), in four
+compiled programs; nothing in more than 500 dimensions.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from scipy.special import gammaln, logsumexp
 from probkit.core import Approximation, Check, Target, Weights, judged, wrap_key
 from probkit.core._programs import compiled
 from probkit.core._trees import in_precision
-from probkit.inference.vi._climb import climb
+from probkit.inference.vi._mode_search import search
 
-_LEAST, _STARTS, _MODES, _DRAWS, _MOST_DIMS = 64, 192, 32, 200, 500
+_MODES, _DRAWS, _MOST_DIMS = 32, 200, 500
 _MERGE, _DECREMENT, _FREEDOM = 1.5, 0.5, 5.0
-_SHARE, _LOST, _K_HAT, _ESS = 0.2, 0.05, 0.7, 0.5
+_SHARE, _LOST, _SMALL, _ONE = 0.2, 0.05, 0.02, 0.1
 
 _ADVICE = (
     "the posterior has modes that the approximation misses: several starts, a mixture or a flow "
@@ -59,11 +59,13 @@ class Modes:
         points: shape ``(k, d)``, unconstrained.
         target_mass: share of the posterior in each one's region, shape ``(k,)``.
         fitted_mass: share of the approximation there, shape ``(k,)``.
+        trusted: whether no mass of importance hangs on a single draw.
     """
 
     points: np.ndarray
     target_mass: np.ndarray
     fitted_mass: np.ndarray
+    trusted: bool
 
     @property
     def missed(self) -> np.ndarray:
@@ -105,8 +107,8 @@ def mode_check(
         return [Check("modes", None, float("nan"), _LOST, "", why)]
     count, missed = len(found.points), int(np.sum(found.missed))
     where = f"{missed} of {count} modes missed" if count > 1 else ""
-    if not weights.khat < _K_HAT and weights.ess_ratio < _ESS:
-        why = "inconclusive: with this k-hat the mass of a mode cannot be told"
+    if not found.trusted:
+        why = "inconclusive: single draws hold so much weight that no mode's mass can be told"
         return [Check("modes", None, found.lost, _LOST, where, why)]
     if found.lost > _LOST:
         where += f", one near {_place(target, found)}"
@@ -128,53 +130,74 @@ def find_modes(
     """Maxima of the log density with p's and q's mass around each; None if none was found."""
     import threadpoolctl
 
-    with in_precision(target.dtype), threadpoolctl.threadpool_limits(1, user_api="blas"):
-        points, values = _maxima(target, key, weights)
-        if not len(points):
-            return None
-        around = _explore(target, approximation, key, points)
-    keep = _distinct(points, values, around)
-    if not keep:
+    found = _Maxima(target, approximation, key)
+    if not np.isfinite(weights.log_weights).any():
         return None
-    return _masses(points[keep], values[keep], {k: v[keep] for k, v in around.items()}, weights)
+    with in_precision(target.dtype), threadpoolctl.threadpool_limits(1, user_api="blas"):
+        search(target, approximation, key, weights, found.add)
+    if not len(found.points):
+        return None
+    return _masses(found.points, found.values, found.around, weights)
 
 
-# -- 1. climbing --------------------------------------------------------------------------------
+# -- 1. maxima ------------------------------------------------------------------------------------
 
 
-def _maxima(target: Target, key: np.ndarray, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the climbs, best first, near copies left out, at most `_MODES`."""
-    program, size = target.program, target.program.flat.size
-    count = int(np.clip(32 * -(-size // 2), _LEAST, _STARTS))
-    rng = np.random.default_rng([*np.asarray(key).ravel().tolist(), 1])
-    finite = weights.points[np.isfinite(weights.log_p)]
-    if not len(finite):
-        return np.zeros((0, size)), np.zeros(0)
-    centre, scale = finite.mean(axis=0), finite.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0).astype(target.dtype)
-    rows = finite[rng.integers(len(finite), size=count // 2)]
-    factors = np.exp(rng.uniform(0.0, np.log(30.0), size=(count // 2, 1)))
-    wide = (centre + factors * (rows - centre)).astype(target.dtype)
+class _Maxima:
+    """The distinct maxima so far, best first: points, log densities, and what is around them."""
 
-    def search(data: Any, wide: Array, scale: Array, arrays: dict) -> Any:
-        keys = jax.random.split(wrap_key(data), count - count // 2)
-        prior = jax.vmap(lambda k: program.flat.ravel(program.prior_point(k, arrays)))(keys)
-        starts = jnp.concatenate([prior.astype(wide.dtype), wide])
-        # A prior draw may be far outside of what the arithmetic bears: it is drawn towards q.
-        starts = jnp.where(jnp.isfinite(starts), starts, 0.0)
-        return climb(Target(program, arrays).flat_log_density, starts, scale)
+    def __init__(self, target: Target, approximation: Approximation, key: np.ndarray):
+        self._explore = lambda points: _explore(target, approximation, key, points)
+        self.points = np.zeros((0, target.program.flat.size), target.dtype)
+        self.values = np.zeros(0)
+        self.around: dict[str, np.ndarray] = {}
 
-    args = (np.asarray(key, np.uint32), wide, scale, target.arrays)
-    run = compiled(program, "climb", count, search, args)
-    points, values, _ = (np.asarray(x) for x in run(*args))
-    good = np.isfinite(values) & np.isfinite(points).all(axis=1)
-    points, values = points[good], values[good].astype(np.float64)
-    kept: list[int] = []
-    for i in np.argsort(-values):
-        gaps = np.abs(points[kept] - points[i]) / scale
-        if len(kept) < _MODES and not np.any(np.all(gaps < 0.02, axis=1)):
-            kept.append(int(i))
-    return points[kept], values[kept]
+    def add(self, points: np.ndarray, values: np.ndarray) -> tuple[int, Any]:
+        """Take the new ones; see `search`."""
+        before = len(self.values)
+        for start in range(0, len(points), _MODES):
+            rows = self._new(points[start : start + _MODES], values[start : start + _MODES])
+            if len(rows):
+                self._take(
+                    points[start : start + _MODES][rows], values[start : start + _MODES][rows]
+                )
+        return len(self.values) - before, self.log_gaussians
+
+    def _new(self, points: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Rows more than 1.5 Laplace sds from all known maxima."""
+        if not len(self.values):
+            return np.arange(len(points))
+        square = np.stack([_square(points, *at) for at in self._pairs()])
+        return np.flatnonzero(square.min(axis=0) > _MERGE**2)
+
+    def _take(self, points: np.ndarray, values: np.ndarray) -> None:
+        fresh = self._explore(points)
+        points = np.concatenate([self.points, points])
+        values = np.concatenate([self.values, values])
+        around = {
+            k: np.concatenate([self.around[k], v]) if self.around else v for k, v in fresh.items()
+        }
+        order = np.argsort(-values, kind="stable")
+        points, values, around = (
+            points[order],
+            values[order],
+            {k: v[order] for k, v in around.items()},
+        )
+        keep = _distinct(points, values, around)[:_MODES]
+        self.points, self.values = points[keep], values[keep]
+        self.around = {k: v[keep] for k, v in around.items()}
+
+    def _pairs(self) -> Any:
+        return zip(self.points, self.around["white"], strict=True)
+
+    def log_gaussians(self, z: np.ndarray) -> np.ndarray:
+        """Log of the largest of the Gaussians at the maxima, each as high as p is there."""
+        if not len(self.values):
+            return np.full(len(z), -np.inf)
+        heights = [
+            v - 0.5 * _square(z, *at) for v, at in zip(self.values, self._pairs(), strict=True)
+        ]
+        return np.max(heights, axis=0)
 
 
 # -- 2. around each maximum -----------------------------------------------------------------------
@@ -257,7 +280,10 @@ def _masses(
     share_q = np.exp(log_q - mixture)
     mass_p = np.bincount(region, share_p, minlength=count)
     mass_q = np.bincount(region, share_q, minlength=count)
-    return Modes(points, mass_p, mass_q / mass_q.sum())
+    top = np.zeros(count)
+    np.maximum.at(top, region, share_p)
+    trusted = bool(np.all((top < _ONE * mass_p)[mass_p > _SMALL]))
+    return Modes(points, mass_p, mass_q / mass_q.sum(), trusted)
 
 
 def _power(size: int) -> float:
