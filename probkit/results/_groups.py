@@ -31,7 +31,7 @@ def sampled(target: Target, output: Approximation, key: np.ndarray) -> Draws:
     else:
         found = draw(target, output, key, output.draws)
     points, log_p, log_q = (x[: output.draws] for x in found)
-    stats: dict[str, np.ndarray] = {"lp": log_p[None]}
+    stats: dict[str, np.ndarray] = {} if output.target is not None else {"lp": log_p[None]}
     if output.log_density is not None:
         weights = Weights(points, log_p, log_q)
         stats |= {

@@ -58,7 +58,8 @@ class Posterior:
     """
 
     def __init__(self, target: Target, method: Inference, run: Run, seed: np.ndarray):
-        self.target = target
+        own = run.output.target if isinstance(run.output, Approximation) else None
+        self.target = target if own is None else own
         self.method = method
         self.status = run.status
         self.seconds = dict(run.seconds)

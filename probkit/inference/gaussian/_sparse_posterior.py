@@ -1,0 +1,308 @@
+r"""What the sparse engines leave: q(u) at its optimum on all rows, judged, and ready to predict.
+
+At the hyperparameters found, natural-gradient steps on all rows take q to its optimum (`polish`),
+rows in blocks, so that memory is O(m) a row of a block. Predictions, with ``w = L^-1 k_Z(x*)``:
+
+    mean* = m* + w'mu,    var* = k** - w'(I - P^-1) w = k** - |C' w|^2,    I - P^-1 = C C'.
+
+What the points lose is ``s_i = k_ii - w_i'w_i``: its share of the prior variance, and ``b_i s_i / 2``,
+the nats that it takes from the bound at row i (exactly, for Gaussian terms; Titsias 2009).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probkit.core import Approximation, Status, Target
+from probkit.core._check import Check, judged
+from probkit.core._programs import compiled
+from probkit.core._target import Program
+from probkit.inference.gaussian import _sparse as sparse
+from probkit.inference.gaussian import _sparse_learning as learning
+from probkit.inference.gaussian._posterior import problem_of
+from probkit.inference.gaussian._problem import WALL, Problem
+from probkit.inference.gaussian._sparse import Basis, Gaussian, Natural
+from probkit.inference.gaussian._sparse_learning import QUIET, Form, Settings
+
+#: Rows of a block, steps of `polish` at the most, and the residual it stops at.
+BLOCK, _STEPS, _FINE = 4096, 60, 1e-6
+_SETTLED, _MOST_JITTER, _LOST = 1e-3, 1e-6, 0.05
+
+
+class Polished(NamedTuple):
+    """Sites on v at the optimum, how far they were still to move, steps, ELBO."""
+
+    sites: Natural
+    residual: Array
+    steps: Array
+    elbo: Array
+
+
+def blocks_of(problem: Problem, block: int) -> np.ndarray | None:
+    """Row numbers in blocks, the last filled up with n (no row); None for all rows at once."""
+    n = problem.latent.size
+    if n <= block or not problem.latent.rows_apart(problem.arrays):
+        return None
+    return np.arange(-(-n // block) * block).reshape(-1, block)
+
+
+def whole(
+    problem: Problem, theta: Array, z: Array, at: Basis, q: Gaussian, block: int
+) -> tuple[Array, Natural]:
+    """Expected log terms summed over all rows, and the sites that a whole step leads to."""
+    blocks, n = blocks_of(problem, block), problem.latent.size
+
+    def some(rows: Array | None) -> tuple[Array, Natural]:
+        few = sparse.part(problem, None if rows is None else jnp.minimum(rows, n - 1))
+        weight = 1.0 if rows is None else (rows < n).astype(q.mu.dtype)
+        seen = sparse.project(few, theta, z, at)
+        terms = sparse.expected_terms(few, theta, seen, sparse.marginals(seen, q))
+        return jnp.sum(weight * terms.value), sparse.target(seen, terms, weight)
+
+    if blocks is None:
+        return some(None)
+    like = jax.eval_shape(lambda: some(jnp.asarray(blocks[0])))
+    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+
+    def add(total: Any, rows: Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, some(rows)), None
+
+    return jax.lax.scan(add, zero, jnp.asarray(blocks))[0]
+
+
+def polish(
+    problem: Problem, theta: Array, z: Array, start: Natural, step: Array | float, block: int = BLOCK
+) -> Polished:
+    """The optimal ``q(v)`` at ``theta``; steps are halved where they overshoot.
+
+    The residual is the step that is left, in units of q itself: ``|R^-1 (dl1 - dl2 mu)|`` plus
+    ``|R^-1 dl2 R^-T|`` with ``P = R R'``.
+    """
+    at = sparse.basis(problem, theta, z)
+    big = jnp.asarray(jnp.inf, z.dtype)
+
+    def going(c: tuple) -> Array:
+        return (c[2] < _STEPS) & (c[1] > _FINE)
+
+    def body(c: tuple) -> tuple:
+        sites, before, count, beta, _ = c
+        q = sparse.gaussian(sites)
+        value, new = whole(problem, theta, z, at, q, block)
+        gap = jax.tree.map(jnp.subtract, new, sites)
+        shift = q.root @ (gap.l1 - gap.l2 @ q.mu)
+        residual = jnp.linalg.norm(shift) + jnp.linalg.norm(q.root @ gap.l2 @ q.root.T)
+        beta = jnp.where(residual > 1.2 * before, 0.5 * beta, beta)
+        move = jnp.where(residual <= _FINE, 1.0, beta)
+        moved = sparse.Natural(sites.l1 + move * gap.l1, sites.l2 + move * gap.l2)
+        return moved, residual, count + 1, beta, value - sparse.divergence(q)
+
+    carry = (start, big, jnp.int32(0), jnp.asarray(step, z.dtype), -big)
+    sites, residual, steps, _, elbo = jax.lax.while_loop(going, body, carry)
+    return Polished(sites, residual, steps, elbo)
+
+
+def summarise(problem: Problem, theta: Array, z: Array, sites: Natural, block: int = BLOCK) -> dict:
+    """Moments and leave-one-out densities of each row ``(n,)``, and what predictions need."""
+    at = sparse.basis(problem, theta, z)
+    q = sparse.gaussian(sites)
+    blocks, n = blocks_of(problem, block), problem.latent.size
+
+    def some(rows: Array | None) -> dict[str, Array]:
+        few = sparse.part(problem, None if rows is None else jnp.minimum(rows, n - 1))
+        seen = sparse.project(few, theta, z, at)
+        each = sparse.marginals(seen, q)
+        terms = sparse.expected_terms(few, theta, seen, each)
+        away = sparse.cavities(seen, each, terms)
+        return {
+            "mean": seen.mean + each.t,
+            "sd": jnp.sqrt(each.s + each.c),
+            "loo": few.tilted(theta, away.m, away.v).value,
+            "phi": away.phi,
+            "left": each.s,
+            "whole": seen.whole,
+            "lost": 0.5 * terms.l2 * each.s,
+        }
+
+    if blocks is None:
+        out = some(None)
+    else:
+        out = jax.lax.map(some, jnp.asarray(blocks))
+        out = {k: v.reshape(-1)[:n] for k, v in out.items()}
+    log_g = 0.5 * (jnp.dot(sites.l1, q.mu) - q.log_det)
+    root = at.tril @ q.root.T
+    shrunk = jnp.eye(z.shape[0], dtype=z.dtype) - q.root.T @ q.root
+    energy = log_g + jnp.sum(out["loo"] + out["phi"])
+    parts = {"u_mean": at.tril @ q.mu, "u_root": root, "mu": q.mu, "shrunk": shrunk}
+    return {**out, **parts, "tril": at.tril, "jitter": at.jitter, "energy": energy}
+
+
+def finish(
+    target: Target, state: dict, history: dict, draws: int, how: Settings
+) -> Approximation:
+    """The best search's end as a distribution over hyperparameters and inducing values."""
+    ends = np.where(np.isfinite(state["past"]), state["past"], -np.inf)
+    best = int(np.argmax(ends))
+    pick = jax.tree.map(lambda v: np.asarray(v[best]), {k: state[k] for k in _KEPT})
+    theta = pick["theta"]
+    if how.batch is not None and np.isfinite(pick["past"]):
+        theta = pick["mean"]
+    args = ({"theta": theta, **{k: pick[k] for k in ("z", "l1", "l2")}}, target.arrays)
+    name = (how.name, how.batch is None)
+    fn = _finisher(target.program, how.form, how.step)
+    found = {k: np.asarray(v) for k, v in compiled(target.program, "sparse", name, fn, args)(*args).items()}
+    stats = _stats(found, pick, history, theta, ends, how)
+    checks = _checks(theta, stats, how)
+    status = Status.OK if int(pick["quiet"]) >= QUIET and checks[0].ok else Status.MAX_STEPS
+    if not (np.isfinite(stats["elbo"]) and np.all(np.isfinite(found["mean"]))):
+        status = Status.NONFINITE
+    elif not stats["jitter"] <= _allowed(pick["z"]):
+        warnings.warn(_words_of_jitter(target, how, stats["jitter"]), UserWarning, stacklevel=2)
+    latent = target.program.gaussian_latent(target.arrays)
+    own = latent.induced(target, pick["z"], float(found["jitter"]))
+    return _approximation(own, latent.theta, found, theta, draws, stats, checks, status)
+
+
+_KEPT = ("theta", "mean", "z", "l1", "l2", "past", "gain", "gain_error", "quiet")
+
+
+def _finisher(program: Program, form: Form, step: Any):
+    def fn(pick: dict, arrays: dict) -> dict[str, Array]:
+        problem = problem_of(program, arrays)
+        theta, z = pick["theta"], pick["z"]
+        sites = Natural(pick["l1"], pick["l2"])
+        if form.tied:
+            sites = sparse.whitened(sparse.basis(problem, theta, z), sites)
+        rho = 1.0 if problem.kind == "gaussian" else 0.5
+        done = polish(problem, theta, z, sites, rho)
+        out = summarise(problem, theta, z, done.sites)
+        own = {"l1": done.sites.l1, "l2": done.sites.l2, "elbo": done.elbo}
+        return {**out, **own, "residual": done.residual, "polish_steps": done.steps}
+
+    return fn
+
+
+def _stats(
+    found: dict, pick: dict, history: dict, theta: np.ndarray, ends: np.ndarray, how: Settings
+) -> dict[str, Any]:
+    """Figures of the fit by name."""
+    mean_loss = float(np.mean(found["lost"]))
+    return {
+        "log_evidence": float(found["energy" if how.form.value is sparse.energy_at else "elbo"]),
+        "elbo": float(found["elbo"]),
+        "energy": float(found["energy"]),
+        "elpd_loo": float(np.sum(found["loo"])),
+        "loo_i": found["loo"],
+        "f_mean": found["mean"],
+        "f_sd": found["sd"],
+        "theta": theta,
+        "inducing_points": pick["z"],
+        "inducing": len(pick["z"]),
+        "u_mean": found["u_mean"],
+        "site_shift": found["l1"],
+        "site_precision": found["l2"],
+        "explained": 1.0 - float(np.sum(found["left"]) / np.sum(found["whole"])),
+        "lost_per_row": mean_loss,
+        "steps": history["objective"].shape[1],
+        "polish_steps": int(found["polish_steps"]),
+        "site_residual": float(found["residual"]),
+        "gain_left": float(pick["gain"]),
+        "quiet_windows": int(pick["quiet"]),
+        "jitter": float(found["jitter"]),
+        "starts": len(ends),
+    }
+
+
+def _allowed(z: np.ndarray) -> float:
+    return max(_MOST_JITTER, 100.0 * len(z) * float(np.finfo(z.dtype).eps))
+
+
+def _checks(theta: np.ndarray, stats: dict, how: Settings) -> tuple[Check, ...]:
+    """What the fit can say about its result."""
+    far = float(np.max(np.abs(theta), initial=0.0))
+    words = (
+        f"the inducing points leave {1.0 - stats['explained']:.1%} of the prior variance unseen and "
+        f"cost {stats['lost_per_row']:.3g} nats a row of the bound: use more points (inducing=, "
+        f"now {stats['inducing']}), or choose='greedy'"
+    )
+    return (
+        judged(
+            "sites",
+            stats["site_residual"],
+            _SETTLED,
+            advice="q did not settle on all rows: use a smaller step, or pk.NUTS()",
+        ),
+        judged(
+            "search",
+            float(QUIET - stats["quiet_windows"]),
+            1.0,
+            advice=(
+                f"the search was cut off while its windows still gained (the last "
+                f"{stats['gain_left']:.3g} nats): allow more max_steps, or a larger rate"
+            ),
+        ),
+        judged(
+            "range",
+            far,
+            WALL - 1.0,
+            advice=(
+                "a hyperparameter ran to the edge of its range: the data do not bound it "
+                "(separable classes, a constant outcome, or duplicate rows); give it an "
+                "informative prior"
+            ),
+        ),
+        judged("inducing", stats["lost_per_row"], _LOST, advice=words),
+        judged(
+            "jitter",
+            stats["jitter"],
+            _allowed(stats["inducing_points"]) * (1.0 + 1e-9),
+            advice="the covariance of the inducing points is hardly positive definite: use fewer",
+        ),
+    )
+
+
+def _words_of_jitter(target: Target, how: Settings, jitter: float) -> str:
+    latent = target.program.gaussian_latent(target.arrays)
+    return (
+        f"{how.name}: site {latent.name!r}: the covariance of the inducing points got a jitter of "
+        f"{jitter:.1e} of its mean diagonal; use fewer inducing points, or, if that does not "
+        "help, check that the kernel is positive definite (take one of pk.kernels)"
+    )
+
+
+def _approximation(
+    own: Target,
+    theta_sites: Any,
+    found: dict,
+    theta: np.ndarray,
+    draws: int,
+    stats: dict[str, Any],
+    checks: tuple[Check, ...],
+    status: Status,
+) -> Approximation:
+    program = own.program
+    site = next(k for k in program.shapes if k not in theta_sites.shapes)
+
+    def sample(params: dict, key: Array, n: int) -> Array:
+        noise = jax.random.normal(key, (n, params["u_mean"].shape[0]), params["u_mean"].dtype)
+        u = params["u_mean"] + noise @ params["u_root"].T
+        fixed = theta_sites.unravel(params["theta"])
+        return jax.vmap(lambda u: program.flat.ravel({**fixed, site: u}))(u)
+
+    return Approximation(
+        sample=sample,
+        log_density=None,
+        params={"theta": theta, "u_mean": found["u_mean"], "u_root": found["u_root"]},
+        draws=draws,
+        key="inducing_values",
+        log_evidence=stats["log_evidence"],
+        stats=stats,
+        status=status,
+        checks=checks,
+        target=own,
+    )
