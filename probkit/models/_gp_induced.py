@@ -6,7 +6,7 @@ r"""A model with a Gaussian process seen through its values at inducing points.
 numbers whatever the rows are. Rows (those of the data and new ones) are drawn given ``u`` by the
 road that new rows of any process take (`_gp_conditional`), with Z in the place of the old points;
 likelihood terms integrate each row's own normal given ``u``, which is the density of a fully
-independent training conditional (Snelson and Ghahramani 2006; Quinonero-Candela and Rasmussen 2005).
+independent training conditional (Quinonero-Candela and Rasmussen 2005, section 6).
 """
 
 from __future__ import annotations

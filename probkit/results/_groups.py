@@ -345,7 +345,8 @@ def evidence(p: Posterior) -> Any:
                 f"log_evidence: {type(p.method).__name__} gives points without a density, from "
                 "which no evidence can be estimated; use pk.VI(), pk.Laplace() or pk.NUTS()"
             )
-        return Evidence(own, float("nan"), type(p.method).__name__, float("nan"))
+        bound = ", a lower bound" if p.approximation.stats.get("elbo") == own else ""
+        return Evidence(own, float("nan"), type(p.method).__name__ + bound, float("nan"))
     if weights is None:
         rng = np.random.default_rng(p._stream(8))
         flat = p._drawn.unconstrained.astype(float)

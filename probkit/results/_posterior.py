@@ -192,6 +192,9 @@ class Posterior:
         Raises:
             ValueError: the method has no approximation with a density.
         """
+        own = {} if self.approximation is None else self.approximation.stats
+        if self.weights is None and "elbo" in own:
+            return Estimate(own["elbo"], 0.0)
         return _approximations.demanded(self, "elbo").elbo
 
     def importance_resample(self, draws: int | None = None, *, seed: int = 0) -> Posterior:

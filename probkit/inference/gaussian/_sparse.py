@@ -3,9 +3,9 @@ r"""A Gaussian process through inducing points: the linear algebra of the sparse
     u = g(Z) ~ N(0, K_ZZ),   K_ZZ = L L',   u = L v,   g = f - m the process without its mean
     w_i = L^-1 k_Z(x_i),     f_i | v ~ N(m_i + w_i'v, s_i),   s_i = k(x_i, x_i) - w_i'w_i
 
-``q(v) = N(mu, P^-1)`` has natural parameters ``(l1, P = I + l2)``: those of the prior N(0, I) and of
-Gaussian sites on v. With ``g1, g2`` the derivatives of ``E_i = E_q[log p(y_i | f_i)]`` with respect
-to the mean of ``f_i``, and ``b_i = max(-g2, 0)``, a natural-gradient step of length ``rho`` on
+``q(v) = N(mu, P^-1)`` has natural parameters ``(l1, P = I + l2)``: those of the prior N(0, I) and
+of Gaussian sites on v. With ``g1, g2`` the derivatives of ``E_i = E_q[log p(y_i | f_i)]`` with
+respect to the mean of ``f_i``, and ``b_i = max(-g2, 0)``, a natural-gradient step of length ``rho`` on
 
     ELBO = (N / B) sum_i E_i - KL(q(v) || N(0, I))
 
@@ -26,19 +26,20 @@ The sparse energy of power EP (Bui, Yan and Turner 2017; power one) at sites ``(
 (g1_i + b_i w_i'mu, b_i)`` has, with ``t_i = w_i'mu``, ``c_i = w_i'P^-1 w_i`` and
 ``a_i = max(1 - l2_i c_i, 1e-5)``,
 
-    log Z = (l1'mu - log|P|) / 2 + (N/B) sum_i [log Z_i + (l2_i t_i^2 - 2 l1_i t_i + l1_i^2 c_i) / 2a_i
-            - log(a_i) / 2],                                                              (eq. 2)
+    log Z = (l1'mu - log|P|) / 2 + (N/B) sum_i [log Z_i - log(a_i) / 2
+            + (l2_i t_i^2 - 2 l1_i t_i + l1_i^2 c_i) / 2a_i],                             (eq. 2)
     Z_i = int p(y_i | f) N(f; m_i + (t_i - l1_i c_i) / a_i, s_i + c_i / a_i) df.
 
 With ``Z = X`` it is the dense energy of `_ep`. Its derivative is that with every row's own site
 frozen, as in the dense hybrid: with ``Lambda1`` and ``Lambda2`` frozen instead it points the other
-way (for 40 probit terms and ``Z = X``: -2.2 instead of 2.5 for the log scale). Cost of b rows: O(b m^2 + m^3); memory O(b m).
+way (for 40 probit terms and ``Z = X``: -2.2 instead of 2.5 for the log scale). Cost of b rows:
+O(b m^2 + m^3); memory O(b m).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -294,18 +295,49 @@ def cavities(rows: Rows, at: Marginals, terms: Terms) -> Cavities:
     return Cavities(m, at.s + at.c / left, phi - 0.5 * jnp.log(left))
 
 
+def mixed(old: Natural, new: Natural, rho: Array | float) -> Natural:
+    """A step of length ``rho`` from old sites to new."""
+    return jax.tree.map(lambda a, b: (1.0 - rho) * a + rho * b, old, new)
+
+
+def refreshed(
+    problem: Problem,
+    theta: Array,
+    rows: Rows,
+    own: Natural,
+    weight: Array | float,
+    rho: Array | float,
+    steps: int = 1,
+) -> Natural:
+    """Sites on v after natural-gradient steps (eq. 1) on these rows; nothing is differentiated."""
+    theta, rows, own = jax.lax.stop_gradient((theta, rows, own))
+
+    def once(_: Any, own: Natural) -> Natural:
+        terms = expected_terms(problem, theta, rows, marginals(rows, gaussian(own)))
+        return mixed(own, target(rows, terms, weight), rho)
+
+    return once(0, own) if steps == 1 else jax.lax.fori_loop(0, steps, once, own)
+
+
 class Bounds(NamedTuple):
-    """An objective and the ELBO (scalars), and the sites on v that a whole step leads to."""
+    """An objective and the ELBO (scalars), and the sites on v after the step."""
 
     value: Array
     elbo: Array
-    target: Natural
+    sites: Natural
 
 
 def elbo_at(
-    problem: Problem, theta: Array, z: Array, sites: Natural, tied: bool, weight: Array | float
+    problem: Problem,
+    theta: Array,
+    z: Array,
+    sites: Natural,
+    tied: bool,
+    weight: Array | float,
+    rho: Array | float = 0.0,
+    first: bool = True,
 ) -> tuple[Bounds, Basis]:
-    """The ELBO at constant sites, differentiable in ``theta`` and ``z``.
+    """The ELBO with a natural-gradient step, differentiable in ``theta`` and ``z``.
 
     Args:
         problem: the rows.
@@ -314,28 +346,45 @@ def elbo_at(
         sites: those on v, or on u.
         tied: whether they are those on u.
         weight: rows in the data / rows in the problem.
+        rho: length of the step; 0 takes none.
+        first: whether the bound is that after the step; before it, where the rows are a part of
+            all: a bound after a step on the same rows is too good there, and so is its gradient.
     """
     at = basis(problem, theta, z)
     rows = project(problem, theta, z, at)
-    q = gaussian(whitened(at, sites) if tied else sites)
+    fixed = jax.lax.stop_gradient(at)
+    own = whitened(fixed, sites) if tied else sites
+    own = refreshed(problem, theta, rows, own, weight, rho) if first else own
+    held = whitened(at, coloured(fixed, own)) if tied else own
+    q = gaussian(held)
     terms = expected_terms(problem, theta, rows, marginals(rows, q))
     value = weight * jnp.sum(terms.value) - divergence(q)
-    return Bounds(value, value, target(rows, terms, weight)), at
+    after = own if first else mixed(own, target(rows, terms, weight), rho)
+    return Bounds(value, value, after), at
 
 
 def energy_at(
-    problem: Problem, theta: Array, z: Array, sites: Natural, tied: bool, weight: Array | float
+    problem: Problem,
+    theta: Array,
+    z: Array,
+    sites: Natural,
+    tied: bool,
+    weight: Array | float,
+    rho: Array | float = 0.0,
+    first: bool = True,
 ) -> tuple[Bounds, Basis]:
-    """Eq. 2 at the sites that the ELBO's expectations make, differentiable in ``theta`` and ``z``.
+    """Eq. 2 with a natural-gradient step, differentiable in ``theta`` and ``z``.
 
     Each row's own site ``(l1_i, l2_i)`` is frozen in the derivative, so that the sums of eq. 1 move
     with ``w_i(theta)``; the rows at hand stand for all. Arguments as for `elbo_at`.
     """
     at = basis(problem, theta, z)
     rows = project(problem, theta, z, at)
-    own = jax.lax.stop_gradient(whitened(at, sites) if tied else sites)
-    flat, still = jax.lax.stop_gradient((rows, gaussian(own)))
-    terms = expected_terms(problem, jax.lax.stop_gradient(theta), flat, marginals(flat, still))
+    flat, fixed, theta0 = jax.lax.stop_gradient((rows, at, theta))
+    own = whitened(fixed, sites) if tied else sites
+    own = refreshed(problem, theta0, flat, own, weight, rho) if first else own
+    still = gaussian(own)
+    terms = expected_terms(problem, theta0, flat, marginals(flat, still))
     elbo = weight * jnp.sum(terms.value) - divergence(still)
     # Frozen is the site on f, not on f less its mean.
     terms = terms._replace(l1=terms.l1 - terms.l2 * (rows.mean - flat.mean))
@@ -346,4 +395,5 @@ def energy_at(
     away = cavities(rows, marginals(rows, q), terms)
     value, _ = attached(problem.tilted, theta, away.m, away.v, log=True)
     log_z = 0.5 * (jnp.dot(moved.l1, q.mu) - q.log_det) + weight * jnp.sum(value + away.phi)
-    return Bounds(log_z, elbo, whole), at
+    after = own if first else mixed(own, whole, rho)
+    return Bounds(log_z, elbo, after), at

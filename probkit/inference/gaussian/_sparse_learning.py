@@ -1,24 +1,31 @@
 r"""Steps of the sparse engines: natural gradients on q, Adam on the hyperparameters, and the stop.
 
-One step evaluates the objective and its gradient on the rows at hand, once, and moves both
+One step moves both, on the rows at hand:
 
     sites <- (1 - rho) sites + rho target                   (eq. 1 of `_sparse`)
     theta <- theta + rate Adam(d objective / d theta)
 
+With all rows the gradient is taken at the new sites, so that at ``rho = 1`` and normal terms it is
+that of the bound at its optimum over q (Titsias 2009); with mini-batches at the old sites, since a
+q that has just seen the rows at hand makes the gradient on them biased.
+
 ``theta`` maximises the objective (plus the log prior for ``objective="map"``), as for the dense
 engines (`_learning`). It begins at the best of ``screen`` random points, each judged by the bound
-after some natural-gradient steps on at most a thousand rows: from a bad start even an exact evidence
-leads to a useless optimum.
+after some natural-gradient steps on at most a thousand rows: from a bad start even an exact
+evidence leads to a useless optimum.
 
-Nobody chooses a number of steps. They are taken in windows, and the mean objective of a window is
-compared with that of the one before, with its error from the scatter inside:
+Nobody chooses a number of steps. They are taken in windows of two epochs (20 to 400 steps). At a
+window's end the objective is evaluated at the mean of the hyperparameters over it, with q taken
+towards its optimum there, always on the same rows (all, or as many as half a window has seen), so
+that two windows are compared without the noise of mini-batches:
 
-    gain > max(tolerance, 2 errors)    go on
-    otherwise                          a quiet window: rate x 0.4 (rho too, in mini-batches or where
-                                       the objective fell), windows x 1.25; the fourth ends the fit
+    gain > tolerance    go on
+    otherwise           a quiet window: rate x 0.4 (rho too, with mini-batches), windows x 1.5;
+                        the fourth ends the search
 
-With mini-batches the result is the mean of ``theta`` over the last window. Then `_sparse_posterior`
-takes q to its optimum on all rows, so that the noise of mini-batches is in ``theta`` alone.
+The best window's mean is the result (for the hybrid's field, which is no gradient, the last one's,
+and changes of either sign count). Then `_sparse_posterior` takes q to its optimum on all rows: the
+noise of mini-batches is in the hyperparameters alone.
 """
 
 from __future__ import annotations
@@ -39,13 +46,14 @@ from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._sparse import Basis, Bounds, Natural
 
 #: Windows without a gain that end a fit, steps of a window, and steps in a row that may fail.
-QUIET, _SHORT, _LONG, MOST_BAD = 4, 20, 200, 25
-_REDUCE, _GROW = 0.4, 1.25
-_SCREEN_ROWS, _SCREEN_STEPS = 1000, 8
+QUIET, _SHORT, _SOME, _LONG, MOST_BAD = 4, 20, 50, 400, 25
+_REDUCE, _GROW = 0.4, 1.5
+_SCREEN_ROWS, _SCREEN_STEPS, _JUDGE_STEPS = 1000, 8, 3
 _COPIES, _NODES = 8, 128  # arrays of rows x points alive at once, and nodes of the quadratures
-_MOVE = optax.scale_by_adam()
+#: (A short memory: the steep first steps must not slow the last ones down for a thousand steps.)
+_MOVE = optax.scale_by_adam(b1=0.9, b2=0.95)
 
-#: ``(problem, theta, z, sites, tied, weight) -> (Bounds, Basis)``.
+#: ``(problem, theta, z, sites, tied, weight, rho, first) -> (Bounds, Basis)``.
 Objective = Callable[..., tuple[Bounds, Basis]]
 
 
@@ -83,7 +91,7 @@ def init(key: Array, target: Target, how: Settings) -> dict[str, Any]:
     problem = Problem.of(target)
     _check(problem, how)
     count = points.check_fit(how.name, problem, how.count, how.given)
-    row_key, place_key, start_key, screen_key = jax.random.split(key, 4)
+    row_key, place_key, start_key, screen_key, judge_key = jax.random.split(key, 5)
     latent, dtype = problem.latent, target.dtype
     candidates = [latent.start(k, target.arrays) for k in jax.random.split(start_key, how.screen)]
     thetas = jnp.stack(candidates).astype(dtype)
@@ -107,7 +115,7 @@ def init(key: Array, target: Target, how: Settings) -> dict[str, Any]:
         "l1": own.l1,
         "l2": own.l2,
         "adam": _MOVE.init(free),
-        **_windows(problem, how, theta),
+        **_windows(problem, how, free, judge_key),
     }
 
 
@@ -130,29 +138,28 @@ def _check(problem: Problem, how: Settings) -> None:
         )
 
 
-def _windows(problem: Problem, how: Settings, theta: Array) -> dict[str, Array]:
+def _windows(problem: Problem, how: Settings, free: dict, key: Array) -> dict[str, Any]:
     """The stop's part of the state."""
-    n = problem.latent.size
-    length = _SHORT if how.batch is None else min(max(_SHORT, n // how.batch), _LONG)
-    zero, inf = jnp.zeros((), theta.dtype), jnp.asarray(jnp.inf, theta.dtype)
+    n, dtype = problem.latent.size, free["theta"].dtype
+    length = _SHORT if how.batch is None else min(max(_SOME, -(-2 * n // how.batch)), _LONG)
+    zero, inf = jnp.zeros((), dtype), jnp.asarray(jnp.inf, dtype)
     count = jnp.int32(0)
-    return {
-        "window": jnp.asarray(length, theta.dtype),
+    state = {
+        "window": jnp.asarray(length, dtype),
         "inside": count,
-        "sum": zero,
-        "squares": zero,
+        "sum": jax.tree.map(jnp.zeros_like, free),
+        "best": free,
         "past": -inf,
-        "past_error": zero,
-        "mean": theta,
-        "sum_theta": jnp.zeros_like(theta),
         "rate": zero + 1.0,
         "rho": zero + 1.0,
         "gain": inf,
-        "gain_error": zero,
         "quiet": count,
         "bad": count,
-        "elbo": -inf,
     }
+    seen = n if how.batch is None else max(_SCREEN_ROWS, length * how.batch // 2)
+    if seen < n:
+        state["judges"] = points.some_rows(key, n, seen)
+    return state
 
 
 def _screening_rows(key: Array, problem: Problem, how: Settings) -> Array | None:
@@ -163,27 +170,28 @@ def _screening_rows(key: Array, problem: Problem, how: Settings) -> Array | None
     return points.some_rows(key, n, _SCREEN_ROWS)
 
 
-def _screened(problem: Problem, theta: Array, z: Array, rows: Array | None) -> tuple[Array, Natural]:
+def _screened(
+    problem: Problem, theta: Array, z: Array, rows: Array | None
+) -> tuple[Array, Natural]:
     """The bound at a start after some natural-gradient steps, and the sites on v."""
     few = sparse.part(problem, rows)
     weight = problem.latent.size / few.latent.size
-    rho = 1.0 if problem.kind == "gaussian" else 0.5
     m, dtype = z.shape[0], z.dtype
-
-    def once(_: Any, sites: Natural) -> Natural:
-        found, _ = sparse.elbo_at(few, theta, z, sites, False, weight)
-        return mixed(sites, found.target, rho)
-
     start = Natural(jnp.zeros(m, dtype), jnp.zeros((m, m), dtype))
-    sites = jax.lax.fori_loop(0, 1 if rho == 1.0 else _SCREEN_STEPS, once, start)
+    sites = _settled(few, theta, z, start, weight, _SCREEN_STEPS)
     found, _ = sparse.elbo_at(few, theta, z, sites, False, weight)
     value = found.elbo - problem.penalty(theta)
     return value + problem.latent.log_prior(theta, problem.arrays), sites
 
 
-def mixed(old: Natural, new: Natural, rho: Array | float) -> Natural:
-    """A step of length ``rho`` from old sites to new."""
-    return jax.tree.map(lambda a, b: (1.0 - rho) * a + rho * b, old, new)
+def _settled(
+    problem: Problem, theta: Array, z: Array, sites: Natural, weight: float, steps: int
+) -> Natural:
+    """Sites on v after some natural-gradient steps at fixed hyperparameters."""
+    exact = problem.kind == "gaussian"
+    rows = sparse.project(problem, theta, z, sparse.basis(problem, theta, z))
+    rho, steps = (1.0, 1) if exact else (0.5, steps)
+    return sparse.refreshed(problem, theta, rows, sites, weight, rho, steps)
 
 
 def step(
@@ -197,29 +205,25 @@ def step(
     sites = Natural(state["l1"], state["l2"])
     free = {"theta": state["theta"], "z": state["z"]} if how.move else {"theta": state["theta"]}
 
+    rho, whole = natural_step(problem, how) * state["rho"], batch is None
+
     def loss(free: dict) -> tuple[Array, tuple[Bounds, Basis]]:
         theta, z = free["theta"], free.get("z", state["z"])
-        found, at = how.form.value(some, theta, z, sites, how.form.tied, weight)
-        total = found.value - problem.penalty(theta)
-        if how.objective == "map":
-            total += problem.latent.log_prior(theta, problem.arrays)
-        return -total, (found, at)
+        found, at = how.form.value(some, theta, z, sites, how.form.tied, weight, rho, whole)
+        return -found.value - _beside(problem, theta, how), (found, at)
 
     (value, (found, at)), slope = jax.value_and_grad(loss, has_aux=True)(free)
-    new = sparse.coloured(at, found.target) if how.form.tied else found.target
-    rho = natural_step(problem, how) * state["rho"]
+    after = sparse.coloured(at, found.sites) if how.form.tied else found.sites
     moves, adam = _MOVE.update(slope, state["adam"])
     rate = how.rate * state["rate"]
     ahead = jax.tree.map(lambda a, b: a - rate * b, free, moves)
-    after = mixed(sites, new, rho)
     fine = jax.tree.map(lambda a: jnp.all(jnp.isfinite(a)), (value, slope, after))
     fine = jnp.all(jnp.stack(jax.tree.leaves(fine)))
     pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(fine, x, y), a, b)  # noqa: E731
     kept = {"l1": after.l1, "l2": after.l2, "adam": adam, **ahead}
     out = {**state, **pick(kept, {k: state[k] for k in kept})}
     out["bad"] = jnp.where(fine, 0, state["bad"] + 1).astype(jnp.int32)
-    out["elbo"] = jnp.where(fine, found.elbo, state["elbo"])
-    out = _judged(out, jnp.where(fine, -value, state["past"]), how)
+    out = _judged(problem, out, how)
     return out, {"objective": -value, "rate": rate, "gain": out["gain"]}
 
 
@@ -232,41 +236,61 @@ def natural_step(problem: Problem, how: Settings) -> Any:
     return 1.0 if problem.kind == "gaussian" else 0.5
 
 
-def _judged(state: dict[str, Any], value: Array, how: Settings) -> dict[str, Any]:
+def _beside(problem: Problem, theta: Array, how: Settings) -> Array:
+    """What the objective has besides the bound: the log prior, and the wall."""
+    value = -problem.penalty(theta)
+    return (
+        value + problem.latent.log_prior(theta, problem.arrays) if how.objective == "map" else value
+    )
+
+
+def _judged(problem: Problem, state: dict[str, Any], how: Settings) -> dict[str, Any]:
     """The state with the step counted, and a window's end judged if it is there."""
     inside = state["inside"] + 1
-    total, squares = state["sum"] + value, state["squares"] + (value - state["past"]) ** 2
-    # (Squares are taken about the last window's mean: those of large values would cancel.)
-    first = ~jnp.isfinite(state["past"])
-    squares = jnp.where(first, 0.0, squares)
-    sums = state["sum_theta"] + state["theta"]
+    sums = jax.tree.map(lambda a, k: a + state[k], state["sum"], {k: k for k in state["sum"]})
     ends = inside >= state["window"]
-    count = inside.astype(value.dtype)
-    mean = total / count
-    scatter = jnp.maximum(squares / count - (mean - state["past"]) ** 2, 0.0)
-    error = jnp.where(first, 0.0, jnp.sqrt(scatter / count))
-    gain = mean - state["past"]
-    both = jnp.sqrt(error**2 + state["past_error"] ** 2)
-    quiet = ends & ~(gain > jnp.maximum(how.tolerance, 2.0 * both))
-    fell = quiet & (gain < -how.tolerance)
-    slower = quiet if how.batch is not None else fell
-    pick = lambda yes, a, b: jnp.where(yes, a, b)  # noqa: E731
+    mean = jax.tree.map(lambda a: a / inside.astype(state["past"].dtype), sums)
+
+    # A loop of no or one turn: unlike a `cond`, it is skipped under vmap when nobody needs it.
+    def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        # (That the value depends on the count keeps it inside the loop.)
+        value = _value(problem, state, mean, how)
+        return carry[0] + 1, value + 0.0 * carry[0].astype(value.dtype)
+
+    trips = ends.astype(jnp.int32)
+    _, value = jax.lax.while_loop(lambda c: c[0] < trips, look, (jnp.int32(0), state["past"]))
+    gain = value - state["past"]
+    field = how.form.value is sparse.energy_at
+    quiet = ends & ~((jnp.abs(gain) if field else gain) > how.tolerance)
+    better = ends & (jnp.asarray(True) if field else gain > 0)
+    pick = lambda yes, a, b: jax.tree.map(lambda x, y: jnp.where(yes, x, y), a, b)  # noqa: E731
+    slower = quiet if how.batch is not None else jnp.asarray(False)
     return {
         **state,
         "inside": pick(ends, 0, inside).astype(jnp.int32),
-        "sum": pick(ends, 0.0, total),
-        "squares": pick(ends, 0.0, squares),
-        "sum_theta": pick(ends, jnp.zeros_like(sums), sums),
-        "mean": pick(ends, sums / count, state["mean"]),
-        "past": pick(ends, mean, state["past"]),
-        "past_error": pick(ends, error, state["past_error"]),
+        "sum": pick(ends, jax.tree.map(jnp.zeros_like, sums), sums),
+        "adam": pick(quiet, jax.tree.map(jnp.zeros_like, state["adam"]), state["adam"]),
+        "best": pick(better, mean, state["best"]),
+        "past": pick(better, value, state["past"]),
         "gain": pick(ends, gain, state["gain"]),
-        "gain_error": pick(ends, both, state["gain_error"]),
         "quiet": state["quiet"] + quiet.astype(jnp.int32),
         "rate": pick(quiet, _REDUCE * state["rate"], state["rate"]),
         "rho": pick(slower, _REDUCE * state["rho"], state["rho"]),
         "window": pick(quiet, jnp.ceil(_GROW * state["window"]), state["window"]),
     }
+
+
+def _value(problem: Problem, state: dict[str, Any], free: dict, how: Settings) -> Array:
+    """The objective at ``free``, with q taken towards its optimum there, on the rows that judge."""
+    theta, z = free["theta"], free.get("z", state["z"])
+    some = sparse.part(problem, state.get("judges"))
+    weight = problem.latent.size / some.latent.size
+    sites = Natural(state["l1"], state["l2"])
+    if how.form.tied:
+        sites = sparse.whitened(sparse.basis(problem, theta, z), sites)
+    sites = _settled(some, theta, z, sites, weight, _JUDGE_STEPS)
+    found, _ = how.form.value(some, theta, z, sites, False, weight)
+    return found.value + _beside(problem, theta, how)
 
 
 def terminate(state: dict[str, Any]) -> tuple[Array, Array]:

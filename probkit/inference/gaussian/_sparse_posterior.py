@@ -3,10 +3,14 @@ r"""What the sparse engines leave: q(u) at its optimum on all rows, judged, and 
 At the hyperparameters found, natural-gradient steps on all rows take q to its optimum (`polish`),
 rows in blocks, so that memory is O(m) a row of a block. Predictions, with ``w = L^-1 k_Z(x*)``:
 
-    mean* = m* + w'mu,    var* = k** - w'(I - P^-1) w = k** - |C' w|^2,    I - P^-1 = C C'.
+    mean* = m* + w'mu = m* + k_Z(x*)'a,      var* = k** - w'(I - P^-1) w = k** - |H k_Z(x*)|^2
 
-What the points lose is ``s_i = k_ii - w_i'w_i``: its share of the prior variance, and ``b_i s_i / 2``,
-the nats that it takes from the bound at row i (exactly, for Gaussian terms; Titsias 2009).
+with ``a = L^-T mu`` (``mean_weights``) and ``H = C'L^-1``, ``C C' = I - P^-1``
+(``variance_weights``): O(m) and O(m^2) a row.
+
+What the points lose is ``s_i = k_ii - w_i'w_i``: its share of the prior variance, and
+``b_i s_i / 2``, the nats that it takes from the bound at row i (exactly, for Gaussian terms;
+Titsias 2009).
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ from probkit.core._check import Check, judged
 from probkit.core._programs import compiled
 from probkit.core._target import Program
 from probkit.inference.gaussian import _sparse as sparse
-from probkit.inference.gaussian import _sparse_learning as learning
 from probkit.inference.gaussian._posterior import problem_of
 from probkit.inference.gaussian._problem import WALL, Problem
 from probkit.inference.gaussian._sparse import Basis, Gaussian, Natural
@@ -77,7 +80,12 @@ def whole(
 
 
 def polish(
-    problem: Problem, theta: Array, z: Array, start: Natural, step: Array | float, block: int = BLOCK
+    problem: Problem,
+    theta: Array,
+    z: Array,
+    start: Natural,
+    step: Array | float,
+    block: int = BLOCK,
 ) -> Polished:
     """The optimal ``q(v)`` at ``theta``; steps are halved where they overshoot.
 
@@ -142,20 +150,22 @@ def summarise(problem: Problem, theta: Array, z: Array, sites: Natural, block: i
     return {**out, **parts, "tril": at.tril, "jitter": at.jitter, "energy": energy}
 
 
-def finish(
-    target: Target, state: dict, history: dict, draws: int, how: Settings
-) -> Approximation:
+def finish(target: Target, state: dict, history: dict, draws: int, how: Settings) -> Approximation:
     """The best search's end as a distribution over hyperparameters and inducing values."""
     ends = np.where(np.isfinite(state["past"]), state["past"], -np.inf)
     best = int(np.argmax(ends))
     pick = jax.tree.map(lambda v: np.asarray(v[best]), {k: state[k] for k in _KEPT})
+    # A run that was cut off in its first window has judged nothing yet.
+    end = pick["best"] if np.isfinite(pick["past"]) else {k: pick[k] for k in pick["best"]}
+    pick |= {"z": pick["z"], **end}
     theta = pick["theta"]
-    if how.batch is not None and np.isfinite(pick["past"]):
-        theta = pick["mean"]
-    args = ({"theta": theta, **{k: pick[k] for k in ("z", "l1", "l2")}}, target.arrays)
+    args = ({k: pick[k] for k in ("theta", "z", "l1", "l2")}, target.arrays)
     name = (how.name, how.batch is None)
     fn = _finisher(target.program, how.form, how.step)
-    found = {k: np.asarray(v) for k, v in compiled(target.program, "sparse", name, fn, args)(*args).items()}
+    found = {
+        k: np.asarray(v)
+        for k, v in compiled(target.program, "sparse", name, fn, args)(*args).items()
+    }
     stats = _stats(found, pick, history, theta, ends, how)
     checks = _checks(theta, stats, how)
     status = Status.OK if int(pick["quiet"]) >= QUIET and checks[0].ok else Status.MAX_STEPS
@@ -168,7 +178,18 @@ def finish(
     return _approximation(own, latent.theta, found, theta, draws, stats, checks, status)
 
 
-_KEPT = ("theta", "mean", "z", "l1", "l2", "past", "gain", "gain_error", "quiet")
+_KEPT = ("theta", "best", "z", "l1", "l2", "past", "gain", "quiet")
+
+
+def _weights(found: dict) -> dict[str, np.ndarray]:
+    """What means and variances at new rows are linear, and quadratic, in."""
+    from scipy.linalg import solve_triangular
+
+    values, vectors = np.linalg.eigh(np.nan_to_num(found["shrunk"]))
+    root = vectors * np.sqrt(np.clip(values, 0.0, None))
+    both = np.concatenate([found["mu"][:, None], root], axis=1)
+    out = solve_triangular(found["tril"], both, trans="T", lower=True, check_finite=False)
+    return {"mean_weights": out[:, 0], "variance_weights": out[:, 1:].T}
 
 
 def _finisher(program: Program, form: Form, step: Any):
@@ -178,8 +199,7 @@ def _finisher(program: Program, form: Form, step: Any):
         sites = Natural(pick["l1"], pick["l2"])
         if form.tied:
             sites = sparse.whitened(sparse.basis(problem, theta, z), sites)
-        rho = 1.0 if problem.kind == "gaussian" else 0.5
-        done = polish(problem, theta, z, sites, rho)
+        done = polish(problem, theta, z, sites, 1.0)
         out = summarise(problem, theta, z, done.sites)
         own = {"l1": done.sites.l1, "l2": done.sites.l2, "elbo": done.elbo}
         return {**out, **own, "residual": done.residual, "polish_steps": done.steps}
@@ -204,6 +224,7 @@ def _stats(
         "inducing_points": pick["z"],
         "inducing": len(pick["z"]),
         "u_mean": found["u_mean"],
+        **_weights(found),
         "site_shift": found["l1"],
         "site_precision": found["l2"],
         "explained": 1.0 - float(np.sum(found["left"]) / np.sum(found["whole"])),
@@ -226,9 +247,9 @@ def _checks(theta: np.ndarray, stats: dict, how: Settings) -> tuple[Check, ...]:
     """What the fit can say about its result."""
     far = float(np.max(np.abs(theta), initial=0.0))
     words = (
-        f"the inducing points leave {1.0 - stats['explained']:.1%} of the prior variance unseen and "
-        f"cost {stats['lost_per_row']:.3g} nats a row of the bound: use more points (inducing=, "
-        f"now {stats['inducing']}), or choose='greedy'"
+        f"the inducing points leave {1.0 - stats['explained']:.1%} of the prior variance unseen "
+        f"and cost {stats['lost_per_row']:.3g} nats a row of the bound: use more points "
+        f"(inducing=, now {stats['inducing']}), or choose='greedy'"
     )
     return (
         judged(
