@@ -251,11 +251,13 @@ def _judged(problem: Problem, state: dict[str, Any], how: Settings) -> dict[str,
     ends = inside >= state["window"]
     mean = jax.tree.map(lambda a: a / inside.astype(state["past"].dtype), sums)
 
-    # A loop of no or one turn: unlike a `cond`, it is skipped under vmap when nobody needs it.
+    # A loop of no or one turn: unlike a `cond`, it is skipped under vmap when nobody needs it. What
+    # does not depend on the count would be moved out of the loop, and be done in every step.
     def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        # (That the value depends on the count keeps it inside the loop.)
-        value = _value(problem, state, mean, how)
-        return carry[0] + 1, value + 0.0 * carry[0].astype(value.dtype)
+        nothing = 0.0 * carry[0].astype(state["past"].dtype)
+        near = {**state, "z": state["z"] + nothing, "l1": state["l1"] + nothing}
+        free = jax.tree.map(lambda a: a + nothing, mean)
+        return carry[0] + 1, _value(problem, near, free, how)
 
     trips = ends.astype(jnp.int32)
     _, value = jax.lax.while_loop(lambda c: c[0] < trips, look, (jnp.int32(0), state["past"]))
