@@ -175,7 +175,7 @@ class Fitted:
         mean, var = np.moveaxis(np.asarray(out), 2, 0).reshape(2, len(self.theta), -1)
         return mean[:, :n], var[:, :n]
 
-    def _weights(self) -> Iterable[tuple[Array, Array]]:
+    def _weights(self) -> Iterable[tuple[Any, Any]]:
         """For each draw what predictions are linear in; kept where there is one draw only."""
         if self.basis is not None:
             return [self.basis[1:]]

@@ -5,7 +5,8 @@ r"""A Gaussian process through inducing points: the linear algebra of the sparse
 
 ``q(v) = N(mu, P^-1)`` has natural parameters ``(l1, P = I + l2)``: those of the prior N(0, I) and
 of Gaussian sites on v. With ``g1, g2`` the derivatives of ``E_i = E_q[log p(y_i | f_i)]`` with
-respect to the mean of ``f_i``, and ``b_i = max(-g2, 0)``, a natural-gradient step of length ``rho`` on
+respect to the mean of ``f_i``, and ``b_i = max(-g2, 0)``, a natural-gradient step of length
+``rho`` on
 
     ELBO = (N / B) sum_i E_i - KL(q(v) || N(0, I))
 

@@ -74,7 +74,7 @@ class Settings(NamedTuple):
 
     name: str
     form: Form
-    count: int | None
+    number: int | None
     given: Any
     choose: str
     move: bool
@@ -90,7 +90,7 @@ def init(key: Array, target: Target, how: Settings) -> dict[str, Any]:
     """The state of one search."""
     problem = Problem.of(target)
     _check(problem, how)
-    count = points.check_fit(how.name, problem, how.count, how.given)
+    count = points.check_fit(how.name, problem, how.number, how.given)
     row_key, place_key, start_key, screen_key, judge_key = jax.random.split(key, 5)
     latent, dtype = problem.latent, target.dtype
     candidates = [latent.start(k, target.arrays) for k in jax.random.split(start_key, how.screen)]
@@ -121,7 +121,7 @@ def init(key: Array, target: Target, how: Settings) -> dict[str, Any]:
 
 def _check(problem: Problem, how: Settings) -> None:
     """Raise where the rows at hand would not fit in memory."""
-    m = points.check_fit(how.name, problem, how.count, how.given)
+    m = points.check_fit(how.name, problem, how.number, how.given)
     rows = problem.latent.size if how.batch is None else how.batch
     need = 8.0 * _COPIES * rows * (m + _NODES)
     if need > memory():

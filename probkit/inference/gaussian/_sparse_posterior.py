@@ -27,6 +27,7 @@ from probkit.core import Approximation, Status, Target
 from probkit.core._check import Check, judged
 from probkit.core._programs import compiled
 from probkit.core._target import Program
+from probkit.core._trees import in_precision
 from probkit.inference.gaussian import _sparse as sparse
 from probkit.inference.gaussian._posterior import problem_of
 from probkit.inference.gaussian._problem import WALL, Problem
@@ -150,6 +151,32 @@ def summarise(problem: Problem, theta: Array, z: Array, sites: Natural, block: i
     return {**out, **parts, "tril": at.tril, "jitter": at.jitter, "energy": energy}
 
 
+def predict_rows(target: Target, fitted: Approximation, new: Target) -> dict[str, np.ndarray]:
+    """``mean``, ``var`` of ``f`` and the outcomes' ``log_density`` at other rows, ``(n*,)`` each.
+
+    Args:
+        target: what was fitted.
+        fitted: what a sparse method returned for it (``posterior.approximation``).
+        new: the same model bound to other rows.
+    """
+
+    def fn(found: dict, arrays: dict, there: dict) -> dict[str, Array]:
+        problem, ahead = problem_of(target.program, arrays), problem_of(new.program, there)
+        theta, x = found["theta"], ahead.latent.points(there)
+        cross = problem.latent.cross_covariance(theta, found["inducing_points"], x, arrays)
+        mean = ahead.latent.mean(theta, there) + cross.T @ found["mean_weights"]
+        prior = ahead.latent.variance(theta, x, there)
+        var = prior - jnp.sum((found["variance_weights"] @ cross) ** 2, axis=0)
+        var = jnp.maximum(var, 8.0 * jnp.finfo(prior.dtype).eps * prior)
+        return {"mean": mean, "var": var, "log_density": ahead.tilted(theta, mean, var).value}
+
+    names = ("theta", "inducing_points", "mean_weights", "variance_weights")
+    args = ({k: fitted.stats[k] for k in names}, target.arrays, new.arrays)
+    with in_precision(target.dtype):
+        program = compiled(new.program, "sparse_rows", target.program, fn, args)
+        return {k: np.asarray(v) for k, v in program(*args).items()}
+
+
 def finish(target: Target, state: dict, history: dict, draws: int, how: Settings) -> Approximation:
     """The best search's end as a distribution over hyperparameters and inducing values."""
     ends = np.where(np.isfinite(state["past"]), state["past"], -np.inf)
@@ -188,7 +215,7 @@ def _weights(found: dict) -> dict[str, np.ndarray]:
     values, vectors = np.linalg.eigh(np.nan_to_num(found["shrunk"]))
     root = vectors * np.sqrt(np.clip(values, 0.0, None))
     both = np.concatenate([found["mu"][:, None], root], axis=1)
-    out = solve_triangular(found["tril"], both, trans="T", lower=True, check_finite=False)
+    out = solve_triangular(found["tril"], both, trans=1, lower=True, check_finite=False)
     return {"mean_weights": out[:, 0], "variance_weights": out[:, 1:].T}
 
 

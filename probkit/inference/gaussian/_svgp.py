@@ -117,7 +117,7 @@ class SparseGP(Inference):
         return Settings(
             name=type(self).__name__,
             form=self.form,
-            count=self.inducing,
+            number=self.inducing,
             given=self.points,
             choose=self.choose,
             move=self.move,

@@ -9,6 +9,7 @@ import probkit as pk
 from probkit.core import Status
 from probkit.inference.gaussian._learning import _check_memory
 from probkit.inference.gaussian._posterior import log_predictive, predict_latent
+from probkit.inference.gaussian._sparse_posterior import predict_rows
 from tests.counting import Compiles
 from tests.inference.gaussian.test_gp_methods import X, Y, classes, fit, regression
 
@@ -39,6 +40,9 @@ def test_all_rows_as_points_are_the_exact_fit(exact, every):
 def test_new_rows_are_predicted_from_the_points(exact, every):
     target = regression.bind({"x": NEW, "y": np.zeros(7)})
     mean, var = predict_latent(exact.target, exact.approximation, target)
+    rows = predict_rows(exact.target, every.approximation, target)
+    np.testing.assert_allclose(rows["mean"], mean, atol=1e-2)
+    np.testing.assert_allclose(rows["var"], var, atol=1e-2)
     found = every.predict({"x": NEW}).predictions
     f, y = (np.asarray(found[k])[0] for k in ("f", "y"))
     noise = np.exp(every.approximation.stats["theta"][2])
