@@ -52,7 +52,7 @@ def main() -> None:
     right = norm.cdf(truth(*grid))
     print(f"error of the probabilities {np.sqrt(np.mean((found - right) ** 2)):.4f} (rms)")
     points = np.asarray(figures["inducing_points"])
-    draw_picture(line, {"truth": right, "SVGP": found}, points)
+    draw_picture(line, {"truth": right, "SVGP, its inducing points": found}, points)
     print("wrote gp_sparse.png")
 
 
@@ -70,8 +70,7 @@ def draw_picture(line: np.ndarray, surfaces: dict[str, np.ndarray], points: np.n
         drawn.append(axes.contourf(line, line, surface, levels, cmap="RdBu_r"))
         axes.set(title=name, xlabel="east", aspect="equal")
     panels[0].set_ylabel("north")
-    panels[1].plot(*points.T, "k.", markersize=4, label="inducing points")
-    panels[1].legend(loc="upper right")
+    panels[1].plot(*points.T, "k.", markersize=4)
     figure.colorbar(drawn[0], ax=panels, label="P(y = 1)")
     figure.savefig("gp_sparse.png", dpi=150)
 

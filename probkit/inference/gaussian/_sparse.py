@@ -381,20 +381,42 @@ def energy_at(
     """
     at = basis(problem, theta, z)
     rows = project(problem, theta, z, at)
-    flat, fixed, theta0 = jax.lax.stop_gradient((rows, at, theta))
+    fixed = jax.lax.stop_gradient(at)
     own = whitened(fixed, sites) if tied else sites
-    own = refreshed(problem, theta0, flat, own, weight, rho) if first else own
+    own = refreshed(problem, theta, rows, own, weight, rho) if first else own
     still = gaussian(own)
-    terms = expected_terms(problem, theta0, flat, marginals(flat, still))
+    terms = frozen_sites(problem, theta, rows, still)
     elbo = weight * jnp.sum(terms.value) - divergence(still)
-    # Frozen is the site on f, not on f less its mean.
-    terms = terms._replace(l1=terms.l1 - terms.l2 * (rows.mean - flat.mean))
-    pull = Natural(rows.w @ (weight * terms.l1), (rows.w * (weight * terms.l2)) @ rows.w.T)
-    whole = jax.lax.stop_gradient(pull)
-    moved = jax.tree.map(lambda a, b, c: a + (b - c), own, pull, whole)
+    pulled = pull(rows, terms, weight)
+    whole = jax.lax.stop_gradient(pulled)
+    moved = jax.tree.map(lambda a, b, c: a + (b - c), own, pulled, whole)
     q = gaussian(moved)
-    away = cavities(rows, marginals(rows, q), terms)
-    value, _ = attached(problem.tilted, theta, away.m, away.v, log=True)
-    log_z = 0.5 * (jnp.dot(moved.l1, q.mu) - q.log_det) + weight * jnp.sum(value + away.phi)
+    log_z = evidence_of(moved, q) + energy_terms(problem, theta, rows, q, terms, weight)
     after = own if first else mixed(own, whole, rho)
     return Bounds(log_z, elbo, after), at
+
+
+def frozen_sites(problem: Problem, theta: Array, rows: Rows, q: Gaussian) -> Terms:
+    """Each row's site, a constant as one on f: on f less its mean it moves with that mean."""
+    flat, theta0, q = jax.lax.stop_gradient((rows, theta, q))
+    terms = expected_terms(problem, theta0, flat, marginals(flat, q))
+    return terms._replace(l1=terms.l1 - terms.l2 * (rows.mean - flat.mean))
+
+
+def pull(rows: Rows, terms: Terms, weight: Array | float) -> Natural:
+    """The rows' sites summed up as sites on v; unlike `target` it moves with ``theta``."""
+    return Natural(rows.w @ (weight * terms.l1), (rows.w * (weight * terms.l2)) @ rows.w.T)
+
+
+def evidence_of(sites: Natural, q: Gaussian) -> Array:
+    """``log int N(v; 0, I) exp(l1'v - v'l2 v / 2) dv``."""
+    return 0.5 * (jnp.dot(sites.l1, q.mu) - q.log_det)
+
+
+def energy_terms(
+    problem: Problem, theta: Array, rows: Rows, q: Gaussian, terms: Terms, weight: Array | float
+) -> Array:
+    """The sum over rows in eq. 2."""
+    away = cavities(rows, marginals(rows, q), terms)
+    value, _ = attached(problem.tilted, theta, away.m, away.v, log=True)
+    return jnp.sum(weight * (value + away.phi))

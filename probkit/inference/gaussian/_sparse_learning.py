@@ -19,13 +19,14 @@ window's end the objective is evaluated at the mean of the hyperparameters over 
 towards its optimum there, always on the same rows (all, or as many as half a window has seen), so
 that two windows are compared without the noise of mini-batches:
 
-    gain > tolerance    go on
+    gain > tolerance    go on  (mini-batches: 1e-3 nats a row at least; 1e-5 beyond 100,000 rows)
     otherwise           a quiet window: rate x 0.4 (rho too, with mini-batches), windows x 1.5;
-                        the fourth ends the search
+                        the third ends these steps
 
-The best window's mean is the result (for the hybrid's field, which is no gradient, the last one's,
-and changes of either sign count). Then `_sparse_posterior` takes q to its optimum on all rows: the
-noise of mini-batches is in the hyperparameters alone.
+From the best window's mean (for the hybrid's field, which is no gradient, the last one's, and
+changes of either sign count) `_sparse_search` goes to the optimum on all rows, up to 100,000 of
+them. Mini-batches alone do not get there in reasonable time: whitened sites and scales move
+together, a small part of the way in each step, and tied sites make of a batch's noise a bias.
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._sparse import Basis, Bounds, Natural
 
 #: Windows without a gain that end a fit, steps of a window, and steps in a row that may fail.
-QUIET, _SHORT, _SOME, _LONG, MOST_BAD = 4, 20, 50, 400, 25
+QUIET, _SHORT, _SOME, _LONG, MOST_BAD = 3, 20, 50, 400, 25
 _REDUCE, _GROW = 0.4, 1.5
 _SCREEN_ROWS, _SCREEN_STEPS, _JUDGE_STEPS = 1000, 8, 3
 _COPIES, _NODES = 8, 128  # arrays of rows x points alive at once, and nodes of the quadratures
-#: (A short memory: the steep first steps must not slow the last ones down for a thousand steps.)
-_MOVE = optax.scale_by_adam(b1=0.9, b2=0.95)
+#: Rows up to which `_sparse_search` ends the search, and nats a row that a window of mini-batches
+#: must gain: where it does, and beyond.
+MOST_SEARCHED, _ROUGH, _PER_ROW = 100_000, 1e-3, 1e-5
+#: Without noise a short memory: the steep first steps must not slow down the thousand after them.
+_WHOLE, _NOISY = optax.scale_by_adam(b1=0.9, b2=0.95), optax.scale_by_adam(b1=0.9, b2=0.99)
 
 #: ``(problem, theta, z, sites, tied, weight, rho, first) -> (Bounds, Basis)``.
 Objective = Callable[..., tuple[Bounds, Basis]]
@@ -114,7 +118,7 @@ def init(key: Array, target: Target, how: Settings) -> dict[str, Any]:
         "z": z,
         "l1": own.l1,
         "l2": own.l2,
-        "adam": _MOVE.init(free),
+        "adam": _WHOLE.init(free),
         **_windows(problem, how, free, judge_key),
     }
 
@@ -210,11 +214,11 @@ def step(
     def loss(free: dict) -> tuple[Array, tuple[Bounds, Basis]]:
         theta, z = free["theta"], free.get("z", state["z"])
         found, at = how.form.value(some, theta, z, sites, how.form.tied, weight, rho, whole)
-        return -found.value - _beside(problem, theta, how), (found, at)
+        return -found.value - beside(problem, theta, how.objective == "map"), (found, at)
 
     (value, (found, at)), slope = jax.value_and_grad(loss, has_aux=True)(free)
     after = sparse.coloured(at, found.sites) if how.form.tied else found.sites
-    moves, adam = _MOVE.update(slope, state["adam"])
+    moves, adam = (_WHOLE if whole else _NOISY).update(slope, state["adam"])
     rate = how.rate * state["rate"]
     ahead = jax.tree.map(lambda a, b: a - rate * b, free, moves)
     fine = jax.tree.map(lambda a: jnp.all(jnp.isfinite(a)), (value, slope, after))
@@ -232,16 +236,19 @@ def natural_step(problem: Problem, how: Settings) -> Any:
     if how.step is not None:
         return how.step
     if how.batch is not None:
-        return 0.1
+        return 0.05
     return 1.0 if problem.kind == "gaussian" else 0.5
 
 
-def _beside(problem: Problem, theta: Array, how: Settings) -> Array:
+def beside(problem: Problem, theta: Array, with_prior: bool) -> Array:
     """What the objective has besides the bound: the log prior, and the wall."""
     value = -problem.penalty(theta)
-    return (
-        value + problem.latent.log_prior(theta, problem.arrays) if how.objective == "map" else value
-    )
+    return value + problem.latent.log_prior(theta, problem.arrays) if with_prior else value
+
+
+def searched(problem: Problem) -> bool:
+    """Whether the hyperparameters' optimum is looked for on all rows at the end."""
+    return 0 < problem.latent.theta.size and problem.latent.size <= MOST_SEARCHED
 
 
 def _judged(problem: Problem, state: dict[str, Any], how: Settings) -> dict[str, Any]:
@@ -251,24 +258,35 @@ def _judged(problem: Problem, state: dict[str, Any], how: Settings) -> dict[str,
     ends = inside >= state["window"]
     mean = jax.tree.map(lambda a: a / inside.astype(state["past"].dtype), sums)
 
+    old = Natural(state["l1"], state["l2"])
+
     # A loop of no or one turn: unlike a `cond`, it is skipped under vmap when nobody needs it. What
     # does not depend on the count would be moved out of the loop, and be done in every step.
-    def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def look(carry: tuple[Array, Array, Natural]) -> tuple[Array, Array, Natural]:
         nothing = 0.0 * carry[0].astype(state["past"].dtype)
         near = {**state, "z": state["z"] + nothing, "l1": state["l1"] + nothing}
         free = jax.tree.map(lambda a: a + nothing, mean)
-        return carry[0] + 1, _value(problem, near, free, how)
+        value, fresh = _value(problem, near, free, how)
+        # Judged on all rows, q without the noise of mini-batches is there to go on with.
+        return carry[0] + 1, value, old if "judges" in state else fresh
 
     trips = ends.astype(jnp.int32)
-    _, value = jax.lax.while_loop(lambda c: c[0] < trips, look, (jnp.int32(0), state["past"]))
+    start = (jnp.int32(0), state["past"], old)
+    _, value, sites = jax.lax.while_loop(lambda c: c[0] < trips, look, start)
     gain = value - state["past"]
     field = how.form.value is sparse.energy_at
-    quiet = ends & ~((jnp.abs(gain) if field else gain) > how.tolerance)
+    least = how.tolerance
+    if how.batch is not None:
+        per_row = _ROUGH if searched(problem) else _PER_ROW
+        least = jnp.maximum(least, per_row * problem.latent.size)
+    quiet = ends & ~((jnp.abs(gain) if field else gain) > least)
     better = ends & (jnp.asarray(True) if field else gain > 0)
     pick = lambda yes, a, b: jax.tree.map(lambda x, y: jnp.where(yes, x, y), a, b)  # noqa: E731
     slower = quiet if how.batch is not None else jnp.asarray(False)
     return {
         **state,
+        "l1": sites.l1,
+        "l2": sites.l2,
         "inside": pick(ends, 0, inside).astype(jnp.int32),
         "sum": pick(ends, jax.tree.map(jnp.zeros_like, sums), sums),
         "adam": pick(quiet, jax.tree.map(jnp.zeros_like, state["adam"]), state["adam"]),
@@ -282,17 +300,23 @@ def _judged(problem: Problem, state: dict[str, Any], how: Settings) -> dict[str,
     }
 
 
-def _value(problem: Problem, state: dict[str, Any], free: dict, how: Settings) -> Array:
-    """The objective at ``free``, with q taken towards its optimum there, on the rows that judge."""
+def _value(
+    problem: Problem, state: dict[str, Any], free: dict, how: Settings
+) -> tuple[Array, Natural]:
+    """The objective at ``free``, with q taken towards its optimum there, on the rows that judge.
+
+    And q's sites there (those that are held).
+    """
     theta, z = free["theta"], free.get("z", state["z"])
     some = sparse.part(problem, state.get("judges"))
     weight = problem.latent.size / some.latent.size
     sites = Natural(state["l1"], state["l2"])
-    if how.form.tied:
-        sites = sparse.whitened(sparse.basis(problem, theta, z), sites)
-    sites = _settled(some, theta, z, sites, weight, _JUDGE_STEPS)
-    found, _ = how.form.value(some, theta, z, sites, False, weight)
-    return found.value + _beside(problem, theta, how)
+    at = sparse.basis(problem, theta, z)
+    own = sparse.whitened(at, sites) if how.form.tied else sites
+    own = _settled(some, theta, z, own, weight, _JUDGE_STEPS)
+    found, _ = how.form.value(some, theta, z, own, False, weight)
+    held = sparse.coloured(at, own) if how.form.tied else own
+    return found.value + beside(problem, theta, how.objective == "map"), held
 
 
 def terminate(state: dict[str, Any]) -> tuple[Array, Array]:

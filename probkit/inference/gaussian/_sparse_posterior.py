@@ -1,7 +1,7 @@
 r"""What the sparse engines leave: q(u) at its optimum on all rows, judged, and ready to predict.
 
-At the hyperparameters found, natural-gradient steps on all rows take q to its optimum (`polish`),
-rows in blocks, so that memory is O(m) a row of a block. Predictions, with ``w = L^-1 k_Z(x*)``:
+Hyperparameters and q end at their optimum on all rows (`_sparse_search`; beyond 100,000 rows q
+alone does). Predictions, with ``w = L^-1 k_Z(x*)``:
 
     mean* = m* + w'mu = m* + k_Z(x*)'a,      var* = k** - w'(I - P^-1) w = k** - |H k_Z(x*)|^2
 
@@ -16,7 +16,8 @@ Titsias 2009).
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,91 +30,15 @@ from probkit.core._programs import compiled
 from probkit.core._target import Program
 from probkit.core._trees import in_precision
 from probkit.inference.gaussian import _sparse as sparse
+from probkit.inference.gaussian import _sparse_learning as learning
 from probkit.inference.gaussian._posterior import problem_of
 from probkit.inference.gaussian._problem import WALL, Problem
-from probkit.inference.gaussian._sparse import Basis, Gaussian, Natural
-from probkit.inference.gaussian._sparse_learning import QUIET, Form, Settings
+from probkit.inference.gaussian._sparse import Natural
+from probkit.inference.gaussian._sparse_learning import QUIET, Settings, searched
+from probkit.inference.gaussian._sparse_search import BLOCK, blocks_of, polish, search
 
-#: Rows of a block, steps of `polish` at the most, and the residual it stops at.
-BLOCK, _STEPS, _FINE = 4096, 60, 1e-6
 _SETTLED, _MOST_JITTER, _LOST = 1e-3, 1e-6, 0.05
-
-
-class Polished(NamedTuple):
-    """Sites on v at the optimum, how far they were still to move, steps, ELBO."""
-
-    sites: Natural
-    residual: Array
-    steps: Array
-    elbo: Array
-
-
-def blocks_of(problem: Problem, block: int) -> np.ndarray | None:
-    """Row numbers in blocks, the last filled up with n (no row); None for all rows at once."""
-    n = problem.latent.size
-    if n <= block or not problem.latent.rows_apart(problem.arrays):
-        return None
-    return np.arange(-(-n // block) * block).reshape(-1, block)
-
-
-def whole(
-    problem: Problem, theta: Array, z: Array, at: Basis, q: Gaussian, block: int
-) -> tuple[Array, Natural]:
-    """Expected log terms summed over all rows, and the sites that a whole step leads to."""
-    blocks, n = blocks_of(problem, block), problem.latent.size
-
-    def some(rows: Array | None) -> tuple[Array, Natural]:
-        few = sparse.part(problem, None if rows is None else jnp.minimum(rows, n - 1))
-        weight = 1.0 if rows is None else (rows < n).astype(q.mu.dtype)
-        seen = sparse.project(few, theta, z, at)
-        terms = sparse.expected_terms(few, theta, seen, sparse.marginals(seen, q))
-        return jnp.sum(weight * terms.value), sparse.target(seen, terms, weight)
-
-    if blocks is None:
-        return some(None)
-    like = jax.eval_shape(lambda: some(jnp.asarray(blocks[0])))
-    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
-
-    def add(total: Any, rows: Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, some(rows)), None
-
-    return jax.lax.scan(add, zero, jnp.asarray(blocks))[0]
-
-
-def polish(
-    problem: Problem,
-    theta: Array,
-    z: Array,
-    start: Natural,
-    step: Array | float,
-    block: int = BLOCK,
-) -> Polished:
-    """The optimal ``q(v)`` at ``theta``; steps are halved where they overshoot.
-
-    The residual is the step that is left, in units of q itself: ``|R^-1 (dl1 - dl2 mu)|`` plus
-    ``|R^-1 dl2 R^-T|`` with ``P = R R'``.
-    """
-    at = sparse.basis(problem, theta, z)
-    big = jnp.asarray(jnp.inf, z.dtype)
-
-    def going(c: tuple) -> Array:
-        return (c[2] < _STEPS) & (c[1] > _FINE)
-
-    def body(c: tuple) -> tuple:
-        sites, before, count, beta, _ = c
-        q = sparse.gaussian(sites)
-        value, new = whole(problem, theta, z, at, q, block)
-        gap = jax.tree.map(jnp.subtract, new, sites)
-        shift = q.root @ (gap.l1 - gap.l2 @ q.mu)
-        residual = jnp.linalg.norm(shift) + jnp.linalg.norm(q.root @ gap.l2 @ q.root.T)
-        beta = jnp.where(residual > 1.2 * before, 0.5 * beta, beta)
-        move = jnp.where(residual <= _FINE, 1.0, beta)
-        moved = sparse.Natural(sites.l1 + move * gap.l1, sites.l2 + move * gap.l2)
-        return moved, residual, count + 1, beta, value - sparse.divergence(q)
-
-    carry = (start, big, jnp.int32(0), jnp.asarray(step, z.dtype), -big)
-    sites, residual, steps, _, elbo = jax.lax.while_loop(going, body, carry)
-    return Polished(sites, residual, steps, elbo)
+_LEFT, _LEFT_OF_ROOT = 0.01, 0.1  # nats left to be gained that are let pass, as in `_learning`
 
 
 def summarise(problem: Problem, theta: Array, z: Array, sites: Natural, block: int = BLOCK) -> dict:
@@ -187,15 +112,16 @@ def finish(target: Target, state: dict, history: dict, draws: int, how: Settings
     pick |= {"z": pick["z"], **end}
     theta = pick["theta"]
     args = ({k: pick[k] for k in ("theta", "z", "l1", "l2")}, target.arrays)
-    name = (how.name, how.batch is None)
-    fn = _finisher(target.program, how.form, how.step)
+    name = (how.name, how.objective)
+    fn = _finisher(target.program, how)
     found = {
         k: np.asarray(v)
         for k, v in compiled(target.program, "sparse", name, fn, args)(*args).items()
     }
+    theta = found["theta"]
     stats = _stats(found, pick, history, theta, ends, how)
     checks = _checks(theta, stats, how)
-    status = Status.OK if int(pick["quiet"]) >= QUIET and checks[0].ok else Status.MAX_STEPS
+    status = Status.OK if checks[0].ok and checks[1].ok else Status.MAX_STEPS
     if not (np.isfinite(stats["elbo"]) and np.all(np.isfinite(found["mean"]))):
         status = Status.NONFINITE
     elif not stats["jitter"] <= _allowed(pick["z"]):
@@ -219,17 +145,26 @@ def _weights(found: dict) -> dict[str, np.ndarray]:
     return {"mean_weights": out[:, 0], "variance_weights": out[:, 1:].T}
 
 
-def _finisher(program: Program, form: Form, step: Any):
+def _finisher(program: Program, how: Settings) -> Callable[[dict, dict], dict[str, Array]]:
+    tied, choose_map = how.form.tied, how.objective == "map"
+    field = how.form.value is sparse.energy_at
+
     def fn(pick: dict, arrays: dict) -> dict[str, Array]:
         problem = problem_of(program, arrays)
         theta, z = pick["theta"], pick["z"]
         sites = Natural(pick["l1"], pick["l2"])
-        if form.tied:
+        if tied:
             sites = sparse.whitened(sparse.basis(problem, theta, z), sites)
-        done = polish(problem, theta, z, sites, 1.0)
+        beside = lambda t: learning.beside(problem, t, choose_map)  # noqa: E731
+        extra: dict[str, Array] = {}
+        if searched(problem):
+            end = search(problem, theta, z, sites, beside, field)
+            theta, sites = end.theta, end.sites
+            extra = {"looks": end.looks, "gain": end.gain}
+        done = polish(problem, theta, z, sites)
         out = summarise(problem, theta, z, done.sites)
-        own = {"l1": done.sites.l1, "l2": done.sites.l2, "elbo": done.elbo}
-        return {**out, **own, "residual": done.residual, "polish_steps": done.steps}
+        own = {"l1": done.sites.l1, "l2": done.sites.l2, "elbo": done.elbo, "theta": theta}
+        return {**out, **own, **extra, "residual": done.residual, "polish_steps": done.steps}
 
     return fn
 
@@ -259,7 +194,8 @@ def _stats(
         "steps": history["objective"].shape[1],
         "polish_steps": int(found["polish_steps"]),
         "site_residual": float(found["residual"]),
-        "gain_left": float(pick["gain"]),
+        "gain_left": float(found.get("gain", pick["gain"])),
+        "evaluations": int(found.get("looks", 0)),
         "quiet_windows": int(pick["quiet"]),
         "jitter": float(found["jitter"]),
         "starts": len(ends),
@@ -285,15 +221,7 @@ def _checks(theta: np.ndarray, stats: dict, how: Settings) -> tuple[Check, ...]:
             _SETTLED,
             advice="q did not settle on all rows: use a smaller step, or pk.NUTS()",
         ),
-        judged(
-            "search",
-            float(QUIET - stats["quiet_windows"]),
-            1.0,
-            advice=(
-                f"the search was cut off while its windows still gained (the last "
-                f"{stats['gain_left']:.3g} nats): allow more max_steps, or a larger rate"
-            ),
-        ),
+        _search_check(stats, how),
         judged(
             "range",
             far,
@@ -312,6 +240,18 @@ def _checks(theta: np.ndarray, stats: dict, how: Settings) -> tuple[Check, ...]:
             advice="the covariance of the inducing points is hardly positive definite: use fewer",
         ),
     )
+
+
+def _search_check(stats: dict, how: Settings) -> Check:
+    """Whether the hyperparameters are at their optimum, or (beyond its reach) stopped gaining."""
+    words = (
+        f"the search for hyperparameters was cut off (the last figure: {stats['gain_left']:.3g} "
+        "nats): allow more max_steps, or a larger rate"
+    )
+    if not stats["evaluations"]:
+        return judged("search", float(QUIET - stats["quiet_windows"]), 1.0, advice=words)
+    limit = _LEFT_OF_ROOT if how.form.value is sparse.energy_at else _LEFT
+    return judged("search", stats["gain_left"], limit, advice=words)
 
 
 def _words_of_jitter(target: Target, how: Settings, jitter: float) -> str:

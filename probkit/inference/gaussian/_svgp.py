@@ -172,13 +172,14 @@ class SVGP(SparseGP):
         move: whether the points move with the hyperparameters; codes among the columns would too.
         objective: ``"map"`` maximises the bound plus the log prior of the hyperparameters (in the
             unconstrained space), ``"ml2"`` the bound alone.
-        step: length of the natural-gradient steps. By default 0.1 with mini-batches; otherwise 1
+        step: length of the natural-gradient steps. By default 0.05 with mini-batches; otherwise 1
             for normal terms, whose optimum over q is one step away, and 0.5 for others.
         rate: Adam's largest move of a hyperparameter's logarithm in one step.
         screen: random starting points, of which the best is taken.
-        max_steps: steps at the most. The search ends by itself before, when windows of steps stop
-            gaining; if it does not, the status says so.
-        tolerance: nats that a window must gain for the search to go on.
+        max_steps: steps at the most. They end by themselves before, when windows of them stop
+            gaining, and up to 100,000 rows some evaluations on all rows then find the optimum.
+        tolerance: nats that a window of steps must gain for more to follow (with mini-batches a
+            thousandth of a nat a row at least).
 
     Raises:
         TypeError, ValueError: a misspelt option or one out of range, points that repeat; at

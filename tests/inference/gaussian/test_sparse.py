@@ -12,7 +12,8 @@ import pytest
 
 from probkit.inference.gaussian import _cvi, _ep, _gp_exact, _inducing_points, _sparse
 from probkit.inference.gaussian._sparse import Natural
-from probkit.inference.gaussian._sparse_posterior import polish, summarise, whole
+from probkit.inference.gaussian._sparse_posterior import summarise
+from probkit.inference.gaussian._sparse_search import polish, whole
 from tests.inference.gaussian.toy import THETA, toy
 
 N, M = 30, 8
