@@ -18,6 +18,8 @@ from .inference import HMC as HMC
 from .inference import NUTS as NUTS
 from .inference import SGLD as SGLD
 from .inference import SVGD as SVGD
+from .inference import SVGP as SVGP
+from .inference import TSVGP as TSVGP
 from .inference import VI as VI
 from .inference import ExactGaussian as ExactGaussian
 from .inference import GPExact as GPExact
@@ -26,6 +28,7 @@ from .inference import HybridEP as HybridEP
 from .inference import Laplace as Laplace
 from .inference import Marginal as Marginal
 from .inference import Pathfinder as Pathfinder
+from .inference import SparseHybridEP as SparseHybridEP
 from .models import BernoulliProbit as BernoulliProbit
 from .models import Model as Model
 from .models import deterministic as deterministic

@@ -198,6 +198,8 @@ class Approximation:
         checks: what the method judged itself; part of the verdict.
         examine: further judges, called when the verdict is asked for:
             ``(target, approximation, key data, weights) -> checks``.
+        target: whose points the draws are, where they are not those of the Target that was fitted
+            (a form of the model with fewer coordinates, say); the Posterior's target then.
     """
 
     sample: Callable[..., Array]
@@ -211,3 +213,4 @@ class Approximation:
     weights: Weights | None = None
     checks: tuple[Check, ...] = ()
     examine: tuple[Callable[..., list[Check]], ...] = ()
+    target: Target | None = None

@@ -17,10 +17,14 @@ inside ``probkit.core._trees.in_precision(target.dtype)`` where they are not tra
 from __future__ import annotations
 
 import abc
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Array
 
 from probkit.core._trees import Flat
+
+if TYPE_CHECKING:
+    from probkit.core._target import Target
 
 
 class GaussianLatent(abc.ABC):
@@ -114,6 +118,10 @@ class GaussianLatent(abc.ABC):
         Only for the family ``"probit"``; a label 0 has a negative slope.
         """
 
+    def rows_apart(self, arrays: dict) -> bool:
+        """Whether the terms of some rows can be had without the others (static)."""
+        return True
+
     # -- and back ---------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -132,3 +140,20 @@ class GaussianLatent(abc.ABC):
     @abc.abstractmethod
     def start(self, key: Array, arrays: dict) -> Array:
         """A random starting point for ``theta``: a draw like those that samplers start from."""
+
+    def induced(self, target: Target, points: Any, jitter: float) -> Target:
+        """The model with the function's residual at other points in place of the function.
+
+        Its sites are those of ``theta`` and one more, the values at ``points`` of the process less
+        its mean; rows of the data and new rows are drawn, and scored, given these. What sparse
+        methods return draws of: their memory does not grow with the rows.
+
+        Args:
+            target: the Target this is the capability of.
+            points: inducing points, shaped like `points`.
+            jitter: the share of its mean diagonal that their covariance gets.
+
+        Raises:
+            ValueError: the model offers no such form.
+        """
+        raise ValueError("this model offers no form in which inducing points hold the function")

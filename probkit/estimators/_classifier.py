@@ -19,7 +19,8 @@ class GPClassifier(ClassifierMixin, BaseEstimator):
     Args:
         kernel: as for `GPRegressor`.
         inference: ``"hybrid"``, ``"ep"``, ``"cvi"``, ``"laplace"``, ``"nuts"`` (draws of the
-            hyperparameters, the function integrated out by EP), or a method such as
+            hyperparameters, the function integrated out by EP), ``"svgp"``, ``"tsvgp"`` or
+            ``"sparse_hybrid"`` (inducing points, for many rows), or a method such as
             ``pk.EP(power=0.5)``.
         ard, options, random_state: as for `GPRegressor`.
 

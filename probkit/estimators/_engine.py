@@ -28,7 +28,18 @@ from probkit.core import Inference, Target, check_choice
 from probkit.core._programs import compiled
 from probkit.core._trees import in_precision
 from probkit.estimators._kernels import KernelPlan, kernel_plan
-from probkit.inference import CVI, EP, NUTS, GPExact, GPLaplace, HybridEP, Marginal
+from probkit.inference import (
+    CVI,
+    EP,
+    NUTS,
+    SVGP,
+    TSVGP,
+    GPExact,
+    GPLaplace,
+    HybridEP,
+    Marginal,
+    SparseHybridEP,
+)
 from probkit.inference.gaussian import _marginal
 from probkit.inference.gaussian._conditioning import Sites, factorise
 from probkit.inference.gaussian._posterior import problem_of
@@ -40,6 +51,9 @@ METHODS: dict[str, Callable[..., Inference]] = {
     "ep": EP,
     "cvi": CVI,
     "hybrid": HybridEP,
+    "svgp": SVGP,
+    "tsvgp": TSVGP,
+    "sparse_hybrid": SparseHybridEP,
 }
 #: Rows up to which data are padded, the fewest padded to, multiples of columns, rows of a block of
 #: predictions, and draws of hyperparameters that a mixture is made of.
@@ -104,13 +118,16 @@ class Fitted:
         recipe: kernel, number of columns, ard, and whether the terms are Gaussian.
         data: what the model was bound to.
         theta: hyperparameters, ``(draws, count)``; one draw where they are an optimum.
-        sites: natural parameters, ``(draws, 2, rows)``.
+        sites: natural parameters, ``(draws, 2, rows)``; of a sparse method nothing.
+        basis: of a sparse method the inducing points, and the two arrays that predictions are
+            linear and quadratic in.
     """
 
     recipe: tuple[Any, int, bool, bool]
     data: dict[str, np.ndarray]
     theta: np.ndarray
     sites: np.ndarray
+    basis: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
@@ -158,8 +175,10 @@ class Fitted:
         mean, var = np.moveaxis(np.asarray(out), 2, 0).reshape(2, len(self.theta), -1)
         return mean[:, :n], var[:, :n]
 
-    def _weights(self) -> Iterable[tuple[Array, Array]]:
+    def _weights(self) -> Iterable[tuple[Any, Any]]:
         """For each draw what predictions are linear in; kept where there is one draw only."""
+        if self.basis is not None:
+            return [self.basis[1:]]
         if "_kept" in self.__dict__:
             return self._kept
         program = self.target.program
@@ -183,16 +202,20 @@ class Fitted:
     def _block(self, theta: np.ndarray, weights: Any, points: np.ndarray) -> np.ndarray:
         program = self.target.program
 
-        def fn(theta: Array, arrays: dict, alpha: Array, half: Array, points: Array) -> Array:
+        near = self.data["x"] if self.basis is None else self.basis[0]
+
+        def fn(
+            theta: Array, arrays: dict, alpha: Array, half: Array, near: Array, points: Array
+        ) -> Array:
             latent = problem_of(program, arrays).latent
-            cross = latent.cross_covariance(theta, latent.points(arrays), points, arrays)
+            cross = latent.cross_covariance(theta, near, points, arrays)
             whole = latent.variance(theta, points, arrays)
             var = whole - jnp.sum((half @ cross) ** 2, axis=0)
             tiny = 8.0 * jnp.finfo(whole.dtype).eps * whole
             return jnp.stack([cross.T @ alpha, jnp.maximum(var, tiny)])
 
         with in_precision(np.float64):
-            args = (theta, self.target.arrays, *weights, points)
+            args = (theta, self.target.arrays, *weights, near, points)
             return np.asarray(compiled(program, "gp_points", "", fn, args)(*args))
 
 
@@ -252,14 +275,18 @@ def fitted(
     data = columns_of(np.asarray(x, np.float64), y, plan, gaussian)
     target = _bind(model, data)
     posterior = _fit.fit(target, method=method, seed=seed, progress=False)
-    found = posterior.approximation
-    if found is not None and "theta" in found.stats:
+    found, basis = posterior.approximation, None
+    if found is not None and "inducing_points" in found.stats:
+        stats = found.stats
+        theta, sites = np.asarray(stats["theta"])[None], np.zeros((1, 2, 0))
+        basis = (stats["inducing_points"], stats["mean_weights"], stats["variance_weights"])
+    elif found is not None and "theta" in found.stats:
         stats = found.stats
         theta = np.asarray(stats["theta"])[None]
         sites = np.stack([stats["site_shift"], stats["site_precision"]])[None]
     else:
         theta, sites = _mixture(target, posterior, method)
-    out = Fitted(recipe, data, theta, sites)
+    out = Fitted(recipe, data, theta, sites, basis)
     out._made, out._target = (model, plan), target
     return out, posterior
 

@@ -21,7 +21,8 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             hyperparameters that returns one.
         inference: ``"exact"``, ``"laplace"``, ``"ep"``, ``"cvi"`` or ``"hybrid"`` (for normal
             noise they agree), ``"nuts"`` (draws of the hyperparameters, the function integrated
-            out), or a method such as ``pk.GPExact(starts=4)``.
+            out), ``"svgp"``, ``"tsvgp"`` or ``"sparse_hybrid"`` (inducing points, for many rows;
+            ``options={"batch_size": 512}``), or a method such as ``pk.GPExact(starts=4)``.
         ard: one length scale a column, for a kernel by name; otherwise one for all.
         options: options of the method that ``inference`` names, such as ``{"objective": "ml2"}``.
         random_state: seed of the search's starts, an int or a ``RandomState``.

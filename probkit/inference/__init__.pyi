@@ -6,6 +6,9 @@ from .gaussian._gp_methods import GPLaplace as GPLaplace
 from .gaussian._gp_methods import HybridEP as HybridEP
 from .gaussian._laplace import Laplace as Laplace
 from .gaussian._marginal import Marginal as Marginal
+from .gaussian._svgp import SVGP as SVGP
+from .gaussian._svgp import TSVGP as TSVGP
+from .gaussian._svgp import SparseHybridEP as SparseHybridEP
 from .mcmc._hmc import HMC as HMC
 from .mcmc._nuts import NUTS as NUTS
 from .sgmcmc._sgld import SGLD as SGLD

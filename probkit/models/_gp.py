@@ -207,8 +207,8 @@ def check_memory(name: str, n: int, dtype: Any) -> None:
         raise ValueError(
             f"site {name!r}: a Gaussian process at {n} points needs three matrices of {n} x {n} "
             f"({need / 2**30:.0f} GiB), and this machine has {have / 2**30:.0f} GiB; expected "
-            f"{most} points at the most: average or subsample the rows, or use a method with "
-            "inducing points, which never forms the matrix"
+            f"{most} points at the most: use pk.SVGP(), whose inducing points never form "
+            "the matrix, or average or subsample the rows"
         )
 
 

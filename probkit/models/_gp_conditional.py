@@ -109,7 +109,10 @@ class _Conditional:
         self.x, self.mean = process.points(values), process.mean_of(values)
         self.old = jnp.asarray(arrays["process"][name], self.x.dtype)
         gram = cross_covariance(self.kernel, self.old, self.old)
-        self.tril = robust_cholesky(gram, process.noise(gram))
+        # Values at inducing points were drawn with a jitter of their own.
+        share = arrays.get("process_jitter", {}).get(name)
+        noise = process.noise(gram) if share is None else share * jnp.mean(jnp.diagonal(gram))
+        self.tril = robust_cholesky(gram, noise)
         self.white = _solve(self.tril, residual)
 
     def draw(self, key: Array, x: Array, mean: Array) -> Array:

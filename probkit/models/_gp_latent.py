@@ -150,6 +150,10 @@ class GraphLatent(GaussianLatent):
         view = self.program.rows_view(arrays, Batch(self.dim, rows))
         return jnp.sum(jnp.stack(list(self.each(theta, f, arrays, view).values())), axis=0)
 
+    def rows_apart(self, arrays: dict) -> bool:
+        # (Where an outcome is missing, its mask has all rows.)
+        return "by_row" in arrays["latent"] and not arrays["masked"]
+
     def family(self, arrays: dict) -> str | None:
         for name in ("gaussian", "probit"):
             if name in arrays["latent"]:
@@ -224,6 +228,11 @@ class GraphLatent(GaussianLatent):
         env, _ = self._walk(self.above, theta, arrays, view)
         d = self.program.distribution(self.name, env, view)
         return theta, self.program.latent(self.name, d, z[self.name], view)[0]
+
+    def induced(self, target: Target, points: Any, jitter: float) -> Target:
+        from probkit.models._gp_induced import induced_target
+
+        return induced_target(self, target, np.asarray(points), jitter)
 
     def start(self, key: Array, arrays: dict) -> Array:
         return jax.random.uniform(key, (self.theta.size,), self.program.dtype, -2.0, 2.0)

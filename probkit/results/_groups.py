@@ -31,7 +31,7 @@ def sampled(target: Target, output: Approximation, key: np.ndarray) -> Draws:
     else:
         found = draw(target, output, key, output.draws)
     points, log_p, log_q = (x[: output.draws] for x in found)
-    stats: dict[str, np.ndarray] = {"lp": log_p[None]}
+    stats: dict[str, np.ndarray] = {} if output.target is not None else {"lp": log_p[None]}
     if output.log_density is not None:
         weights = Weights(points, log_p, log_q)
         stats |= {
@@ -345,7 +345,8 @@ def evidence(p: Posterior) -> Any:
                 f"log_evidence: {type(p.method).__name__} gives points without a density, from "
                 "which no evidence can be estimated; use pk.VI(), pk.Laplace() or pk.NUTS()"
             )
-        return Evidence(own, float("nan"), type(p.method).__name__, float("nan"))
+        bound = ", a lower bound" if p.approximation.stats.get("elbo") == own else ""
+        return Evidence(own, float("nan"), type(p.method).__name__ + bound, float("nan"))
     if weights is None:
         rng = np.random.default_rng(p._stream(8))
         flat = p._drawn.unconstrained.astype(float)

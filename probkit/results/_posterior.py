@@ -58,7 +58,8 @@ class Posterior:
     """
 
     def __init__(self, target: Target, method: Inference, run: Run, seed: np.ndarray):
-        self.target = target
+        own = run.output.target if isinstance(run.output, Approximation) else None
+        self.target = target if own is None else own
         self.method = method
         self.status = run.status
         self.seconds = dict(run.seconds)
@@ -193,6 +194,9 @@ class Posterior:
         Raises:
             ValueError: the method has no approximation with a density.
         """
+        own = {} if self.approximation is None else self.approximation.stats
+        if self.weights is None and "elbo" in own:
+            return Estimate(own["elbo"], 0.0)
         return _approximations.demanded(self, "elbo").elbo
 
     def importance_resample(self, draws: int | None = None, *, seed: int = 0) -> Posterior:

@@ -18,8 +18,7 @@ Made positive, ``|P| + l = L diag(|D_j| + l, |S| + l) L'`` with absolute eigenva
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 

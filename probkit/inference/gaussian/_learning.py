@@ -294,18 +294,22 @@ def _warn_of_jitter(
 
 def _check_memory(name: str, n: int, most: float | None) -> None:
     """Raise where some matrices of the size of the covariance do not fit in memory."""
-    import os
-
-    if most is None:
-        try:
-            most = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        except (AttributeError, OSError, ValueError):
-            return  # a system that does not tell: nothing to compare with
+    most = memory() if most is None else most
     need = 8.0 * _BYTES * n**2
     if need > most:
         raise ValueError(
             f"site {name!r}: a dense Gaussian process of {n} rows needs about {need / 1e9:.0f} GB, "
-            f"and this machine has {most / 1e9:.0f} GB: fit a subset of at most "
-            f"{int((most / 8.0 / _BYTES) ** 0.5)} rows, or replace pk.gp by a model with fewer "
-            "basis functions than rows"
+            f"and this machine has {most / 1e9:.0f} GB: use pk.SVGP(batch_size=512), whose memory "
+            "does not grow with the square of the rows, or fit a subset of at most "
+            f"{int((most / 8.0 / _BYTES) ** 0.5)} rows"
         )
+
+
+def memory() -> float:
+    """Bytes of main memory; infinite on a system that does not tell."""
+    import os
+
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return float("inf")
