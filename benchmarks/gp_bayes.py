@@ -65,10 +65,6 @@ def bound(data: dict) -> pk.Target:
     return MODEL.bind(data, dims={"x": ("row", "column"), "y": ("row",)})
 
 
-class Unfinished(Exception):
-    """The time of a piece is over."""
-
-
 def drawn_in_pieces(args: Any, target: pk.Target, seed: int) -> tuple[pk.Posterior, float, float]:
     """The draws, and their CPU and wall-clock seconds over all pieces."""
     nuts = pk.NUTS(
@@ -80,14 +76,16 @@ def drawn_in_pieces(args: Any, target: pk.Target, seed: int) -> tuple[pk.Posteri
     cpu, wall = time.process_time(), time.perf_counter()
     whole: Any = {}
     if args.pieces:
-        whole = {"checkpoint": folder, "time_limit": args.seconds}
+        whole = {"checkpoint": folder}
+        whole["time_limit"] = args.seconds if np.isfinite(args.seconds) else None
         whole["resume"] = folder if (folder / "state.npz").exists() else None
     fit = pk.fit(target, method=pk.Marginal(nuts), seed=seed, progress=False, **whole)
     clock = before[0] + time.process_time() - cpu, before[1] + time.perf_counter() - wall
     if args.pieces:
         clocks.write_text(json.dumps(clock))
     if not fit.status.ok:
-        raise Unfinished(f"{fit.status.name} after {clock[0]:.0f} CPU s: give the command again")
+        told = f"split {seed}: {fit.status.name} after {clock[0]:.0f} CPU s"
+        raise c.TimeIsUp(f"{told}: give the command again")
     return fit, *clock
 
 
@@ -129,8 +127,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--warmup", type=int, default=150)
-    parser.add_argument("--pieces", default="")
-    parser.add_argument("--seconds", type=float, default=420.0)
+    c.Pieces.options(parser)
     parser.add_argument("--chains", type=int, default=4)
     parser.add_argument("--rows", type=int, default=None)
     parser.add_argument("--small", type=int, default=0, help="splits with 40 training rows")
@@ -139,10 +136,7 @@ def main() -> None:
     for name, count, rows in (("whole", args.splits, args.rows), ("small", args.small, 40)):
         found = []
         for seed in range(count):
-            try:
-                found.append(one(args, seed, rows))
-            except Unfinished as told:
-                raise SystemExit(f"{name}, split {seed}: {told}") from None
+            found.append(one(args, seed, rows))
             print(name, {k: round(v, 4) for k, v in found[-1].items()}, flush=True)
         if not found:
             continue

@@ -12,7 +12,8 @@ A probit classifier with an isotropic Matern-5/2 kernel on a grid of log sd and 
 ``--data`` is a folder with ionosphere.npz and sonar.npz (arrays train_X, train_Y in -1 and 1,
 test_X, test_Y).
 
-``python -m benchmarks.gp_surface --data FOLDER [--grid 21] [--sets ionosphere sonar]``
+``python -m benchmarks.gp_surface --data FOLDER [--grid 21] [--sets ionosphere sonar] [--pieces
+FOLDER --seconds 300]``
 """
 
 from __future__ import annotations
@@ -165,35 +166,38 @@ def look(problem: Problem, sign: jax.Array, theta: jax.Array, key: jax.Array) ->
     }
 
 
-def surface(target: pk.Target, points: int) -> dict[str, Any]:
-    """Energies, references and their errors on the grid."""
+def surface(target: pk.Target, name: str, points: int, pieces: c.Pieces) -> dict[str, Any]:
+    """Energies, references and their errors on the grid, one row of it at a time."""
     problem = Problem.of(target)
     sign = 2.0 * jnp.asarray(target.labels.observed["y"], float) - 1.0
     at = jax.jit(functools.partial(look, problem, sign))
     last = jax.jit(lambda theta, key: annealed(problem.prior(theta), sign, key))
     axis = np.linspace(-1.0, 5.0, points)
     order = [["log_sd", "log_length"].index(k) for k in problem.latent.theta.shapes]
-    rows = []
-    for i, pair in enumerate(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)):
+
+    def one(i: int) -> dict[str, Any]:
+        pair = np.array([axis[i // points], axis[i % points]])
         theta, key = jnp.asarray(pair[order]), jax.random.key(i)
         found = jax.tree.map(np.asarray, at(theta, key))
         named = {k: tuple(map(float, found.pop(k))) for k in ("importance", "ghk")}
         if min(e for _, e in named.values()) > _AIS_ABOVE:
             named["ais"] = tuple(map(float, last(theta, jax.random.fold_in(key, 1))))
         best = min(named, key=lambda k: named[k][1] if np.isfinite(named[k][1]) else np.inf)
-        figures = {k: float(found[k]) for k in ("ep", "elbo", "hybrid")}
-        rows.append(
-            {
-                "log_sd": pair[0],
-                "log_length": pair[1],
-                **figures,
-                "reference": named[best][0],
-                "error": named[best][1],
-                "by": best,
-                "steps": found["steps"].tolist(),
-                "reasons": found["reasons"].tolist(),
-            }
-        )
+        return {
+            "log_sd": pair[0],
+            "log_length": pair[1],
+            **{k: float(found[k]) for k in ("ep", "elbo", "hybrid")},
+            "reference": named[best][0],
+            "error": named[best][1],
+            "by": best,
+            "steps": found["steps"].tolist(),
+            "reasons": found["reasons"].tolist(),
+        }
+
+    rows: list[dict[str, Any]] = []
+    for i in range(points):
+        make = lambda i=i: [one(points * i + j) for j in range(points)]  # noqa: E731
+        rows += pieces.get(f"{name}-{points}-{i}", make)
     return {"n": len(sign), "points": rows}
 
 
@@ -240,15 +244,16 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--grid", type=int, default=21)
     parser.add_argument("--sets", nargs="*", default=["ionosphere", "sonar"])
+    c.Pieces.options(parser)
     args = parser.parse_args()
+    pieces = c.Pieces.of(args)
     figures: dict[str, Any] = {}
     for name in args.sets:
         begin = time.process_time()
         target = load(args.data, name, "train")
         with jax.enable_x64(True):
-            found = surface(target, args.grid)
-            if name == args.sets[0]:
-                figures["slopes"] = slopes(target)
+            found = surface(target, name, args.grid, pieces)
+            slope = pieces.get(f"{name}-slopes", lambda target=target: slopes(target))
         rows, n = found["points"], found["n"]
         print(f"{name}: {len(rows)} points, n = {n}", flush=True)
         gaps = {
@@ -260,6 +265,10 @@ def main() -> None:
         errors = np.array([r["error"] for r in rows])
         c.line(f"{name}: mean standard error of the reference / n", float(np.mean(errors)) / n)
         c.line(f"{name}: largest standard error of the reference / n", float(np.max(errors)) / n)
+        by = [r["by"] for r in rows]
+        print("  references:", {k: by.count(k) for k in sorted(set(by))}, flush=True)
+        for key, gap in slope.items():
+            c.line(f"{name}: gradient against differences, {key} x 1e5", gap * 1e5, 1.0)
         test, scores = load(args.data, name, "test"), {}
         for key, method in METHODS.items():
             fit = pk.fit(target, method=method(objective="ml2"), progress=False)
@@ -268,10 +277,8 @@ def main() -> None:
             limit = NLPD[name] if key == "hybrid" else None
             c.line(f"{name}: NLPD of the given split, {key}", scores[key], limit)
         cpu = time.process_time() - begin
-        figures[name] = {"gaps": gaps, "nlpd": scores, "cpu": cpu, **found}
+        figures[name] = {"gaps": gaps, "nlpd": scores, "slopes": slope, "cpu": cpu, **found}
         print(f"  CPU s: {cpu:.0f}", flush=True)
-    for name, gap in figures["slopes"].items():
-        c.line(f"gradient against differences, {name} x 1e5", gap * 1e5, 1.0)
     c.save("gp_surface", figures)
 
 
