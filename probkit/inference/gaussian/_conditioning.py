@@ -97,14 +97,18 @@ def jittered_cholesky(matrix: Array, tries: int = 8) -> tuple[Array, Array]:
         return ~jnp.all(jnp.isfinite(jnp.diagonal(upper)))
 
     def failed(carry: tuple[Array, Array, Array]) -> Array:
-        return (carry[0] < tries) & broken(carry[1])
+        return (carry[0] <= tries) & broken(carry[1])
 
-    def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        share = least * growth ** carry[0].astype(matrix.dtype)
-        return carry[0] + 1, _upper(matrix.at[here, here].add(share * mean)), share
+    # The first try is a turn of the loop like the others: a second factorisation would be compiled.
+    def attempt(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        k = carry[0].astype(matrix.dtype)
+        share = jnp.where(k > 0, least * growth ** (k - 1.0), 0.0)
+        added = jnp.where(here[:, None] == here, share * mean, 0.0)
+        return carry[0] + 1, _upper(matrix + added), share
 
-    first = (jnp.int32(0), _upper(matrix), jnp.zeros((), matrix.dtype))
-    _, upper, share = jax.lax.while_loop(failed, again, first)
+    nothing = jnp.full_like(matrix, jnp.nan)
+    first = (jnp.int32(0), nothing, jnp.zeros((), matrix.dtype))
+    _, upper, share = jax.lax.while_loop(failed, attempt, first)
     return upper.T, jnp.where(broken(upper), jnp.inf, share)
 
 
