@@ -1,4 +1,4 @@
-"""Exact regression by other libraries: ``python _gp_peers.py LIBRARY FILE``, one fit a line of input.
+"""Exact regression by other libraries, a fit a line of input: ``python _gp_peers.py NAME FILE``.
 
 Run by the interpreter of an environment of its own, so nothing of this package is imported. FILE is
 an .npz of inputs ``x{i}`` and outcomes ``y{i}``; each line of the standard input is a number ``i``,
@@ -21,7 +21,7 @@ def tinygp() -> Any:
     import jax
     import jax.numpy as jnp
     from scipy.optimize import minimize
-    from tinygp import GaussianProcess, kernels
+    from tinygp import GaussianProcess, kernels  # pyright: ignore[reportMissingImports]
 
     jax.config.update("jax_enable_x64", True)
 
@@ -44,8 +44,8 @@ def tinygp() -> Any:
 
 def gpytorch() -> Any:
     """An exact model; torch's L-BFGS with a strong Wolfe line search."""
-    import gpytorch as gp
-    import torch
+    import gpytorch as gp  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
 

@@ -60,9 +60,7 @@ def classifier() -> pk.Model:
         log_sd=pk.dist.Normal(0.0, 2.0),
         log_length=pk.dist.Normal(0.0, 2.0),
         f=pk.gp(
-            lambda log_sd, log_length: (
-                jnp.exp(2.0 * log_sd) * pk.kernels.RBF(jnp.exp(log_length))
-            ),
+            lambda log_sd, log_length: jnp.exp(2.0 * log_sd) * pk.kernels.RBF(jnp.exp(log_length)),
             at="x",
             precision="single",
         ),

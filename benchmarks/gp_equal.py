@@ -54,9 +54,11 @@ def energies(problem: Problem, theta: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def gpjax(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def by_gpjax(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the function at new points by GPJax, in double precision."""
-    import gpjax as gpx
+    import gpjax
+
+    gpx: Any = gpjax
 
     sd, length, noise = np.exp(THETA)
     kernel = gpx.kernels.RBF(lengthscale=jnp.asarray(length), variance=jnp.asarray(sd**2))
@@ -107,7 +109,7 @@ def main() -> None:
     c.line("predicted means against scikit-learn's x 1e8", figures["mean"] * 1e8, 1.0)
     c.line("predicted variances against scikit-learn's x 1e8", figures["var"] * 1e8, 1.0)
     with jax.enable_x64(True):
-        other_mean, other_var = gpjax(x, y, new)
+        other_mean, other_var = by_gpjax(x, y, new)
     figures["gpjax_mean"] = float(np.max(np.abs(np.asarray(mean) - other_mean)))
     figures["gpjax_var"] = float(np.max(np.abs(np.asarray(var) - other_var)))
     c.line("predicted means against GPJax's x 1e8", figures["gpjax_mean"] * 1e8, 1.0)

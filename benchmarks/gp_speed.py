@@ -155,7 +155,9 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.npz"
-        arrays = {f"{k}{i}": v for i, pair in enumerate(sets) for k, v in zip("xy", pair, strict=True)}
+        arrays: dict[str, Any] = {
+            f"{k}{i}": v for i, pair in enumerate(sets) for k, v in zip("xy", pair, strict=True)
+        }
         np.savez(path, **arrays)
         if Path(args.peers).exists():
             for name in ("tinygp", "gpytorch"):
