@@ -78,7 +78,7 @@ floors: ready  ## no floor imports one above it (import-linter)
 docs: ready  ## the documentation, its pages executed, warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-bench: ready .venv-peers/.stamp  ## the measurements of benchmarks/README.md (hours, on a quiet machine)
+bench: ready .venv-peers/.stamp .venv-gp-peers/.stamp  ## the measurements of benchmarks/README.md (hours, on a quiet machine)
 	$(BIN)/python -m benchmarks.run
 
 # nutpie runs PyMC models compiled by numba; PyMC brings its own ArviZ, so it lives apart.
@@ -86,7 +86,14 @@ bench: ready .venv-peers/.stamp  ## the measurements of benchmarks/README.md (ho
 	.ci/setup .venv-peers "" -- 'nutpie>=0.16' 'pymc>=5.20,<6' 'numba>=0.60' 'statsmodels>=0.14.4'
 	@touch $@
 
+# For benchmarks/gp_speed.py: GPyTorch brings torch, so it lives apart too. tinygp gets our JAX.
+.venv-gp-peers/.stamp:
+	"$$(.ci/python 3.11 3.13)" -m venv .venv-gp-peers
+	.venv-gp-peers/bin/python -m pip install --quiet 'torch>=2.6' 'gpytorch>=1.14' \
+	  'tinygp>=0.3' 'jax>=0.9,<0.11' 'scipy>=1.13'
+	@touch $@
+
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-lowest .venv-arviz1 .venv-peers .cache docs/_build docs/jupyter_execute \
+	rm -rf .venv .venv-lowest .venv-arviz1 .venv-peers .venv-gp-peers .cache docs/_build docs/jupyter_execute \
 	  .pytest_cache .ruff_cache .import_linter_cache demo.nc demo.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -131,6 +131,52 @@ def save(name: str, figures: Mapping[str, Any]) -> Path:
     return path
 
 
+class TimeIsUp(SystemExit):
+    """The seconds given to one call are over; what is done is kept."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A long measurement in pieces: the same command, given again, goes on where it ended.
+
+    Attributes:
+        folder: where the pieces are kept, or "" to keep none.
+        seconds: wall-clock seconds after which no further piece is begun.
+    """
+
+    folder: str
+    seconds: float
+    begin: float
+
+    @staticmethod
+    def options(parser: Any) -> None:
+        """Add ``--pieces`` and ``--seconds`` to a parser."""
+        parser.add_argument("--pieces", default="", help="folder that finished pieces are kept in")
+        parser.add_argument("--seconds", type=float, default=float("inf"))
+
+    @classmethod
+    def of(cls, args: Any) -> Pieces:
+        """From the options parsed."""
+        return cls(args.pieces, args.seconds, time.perf_counter())
+
+    def get(self, name: str, make: Callable[[], Any]) -> Any:
+        """The piece of this name (JSON), made now unless it is there.
+
+        Raises:
+            TimeIsUp: it is not there, and the time is over.
+        """
+        path = Path(self.folder) / f"{name}.json"
+        if self.folder and path.exists():
+            return json.loads(path.read_text())
+        if time.perf_counter() - self.begin > self.seconds:
+            raise TimeIsUp(f"time is up before {name}: give the command again")
+        made = make()
+        if self.folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(made))
+        return made
+
+
 def line(what: str, found: float, limit: float | None = None, at_least: bool = False) -> None:
     """Print a figure and, where it has a limit, whether it is met."""
     text = f"  {what:<58} {found:8.3f}"

@@ -1,6 +1,7 @@
 """Gaussian terms: every engine's log evidence against the exact one, predictions against peers.
 
-The exact value is numpy's, with the covariance of scikit-learn's kernels and the same diagonal.
+The exact value is scikit-learn's, with the same total diagonal; predictions are compared with its
+and with GPJax's (its own kernel and conditioning, no jitter).
 
 ``python -m benchmarks.gp_equal [--rows 200]``
 """
@@ -53,6 +54,21 @@ def energies(problem: Problem, theta: jax.Array) -> dict[str, jax.Array]:
     }
 
 
+def by_gpjax(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the function at new points by GPJax, in double precision."""
+    import gpjax
+
+    gpx: Any = gpjax
+
+    sd, length, noise = np.exp(THETA)
+    kernel = gpx.kernels.RBF(lengthscale=jnp.asarray(length), variance=jnp.asarray(sd**2))
+    prior = gpx.gps.Prior(kernel, gpx.mean_functions.Zero(), jitter=0.0)
+    likelihood = gpx.likelihoods.Gaussian(jnp.asarray(noise))
+    data = gpx.Dataset(X=jnp.asarray(x), y=jnp.asarray(y)[:, None])
+    found = (prior * likelihood).condition(data).predict(jnp.asarray(new), covariance="diagonal")
+    return np.asarray(found.mean), np.asarray(found.variance)
+
+
 def main() -> None:
     """Measure, print and write."""
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -92,6 +108,12 @@ def main() -> None:
     figures["var"] = float(np.max(np.abs(np.asarray(var) - peer_sd**2)))
     c.line("predicted means against scikit-learn's x 1e8", figures["mean"] * 1e8, 1.0)
     c.line("predicted variances against scikit-learn's x 1e8", figures["var"] * 1e8, 1.0)
+    with jax.enable_x64(True):
+        other_mean, other_var = by_gpjax(x, y, new)
+    figures["gpjax_mean"] = float(np.max(np.abs(np.asarray(mean) - other_mean)))
+    figures["gpjax_var"] = float(np.max(np.abs(np.asarray(var) - other_var)))
+    c.line("predicted means against GPJax's x 1e8", figures["gpjax_mean"] * 1e8, 1.0)
+    c.line("predicted variances against GPJax's x 1e8", figures["gpjax_var"] * 1e8, 1.0)
     c.save("gp_equal", figures)
 
 

@@ -6,13 +6,14 @@ A probit classifier with an isotropic Matern-5/2 kernel on a grid of log sd and 
 * importance sampling from EP's q: with sites t_i, log Z = log G + log E_q prod p(y_i | f_i) / t_i;
 * GHK: log Z is the probability that N(0, K + I) falls into the orthant of the labels, by
   sequential sampling of truncated normals;
-* annealed importance sampling from the prior, elliptical slice sampling in between: only where
-  the errors of both others exceed 0.1 nats.
+* annealed importance sampling from EP's q, elliptical slice sampling in between: only where the
+  errors of both others exceed 0.1 nats.
 
 ``--data`` is a folder with ionosphere.npz and sonar.npz (arrays train_X, train_Y in -1 and 1,
 test_X, test_Y).
 
-``python -m benchmarks.gp_surface --data FOLDER [--grid 21] [--sets ionosphere sonar]``
+``python -m benchmarks.gp_surface --data FOLDER [--grid 21] [--sets ionosphere sonar] [--pieces
+FOLDER --seconds 300]``
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from probkit.inference.gaussian._posterior import log_predictive
 from probkit.inference.gaussian._problem import Problem
 
 SAMPLES = 2000
-_AIS_ABOVE, _RUNGS, _CHAINS = 0.1, 400, 64
+_AIS_ABOVE, _RUNGS, _CHAINS = 0.1, 100, 128
 LIMITS = {"ep": 0.003, "hybrid": 0.01}
 NLPD = {"ionosphere": 0.125, "sonar": 0.32}
 METHODS: dict[str, Any] = {"ep": pk.EP, "cvi": pk.CVI, "hybrid": pk.HybridEP}
@@ -72,16 +73,24 @@ def log_mean(logs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return total - jnp.log(n), jnp.sqrt(jnp.sum((share - 1.0 / n) ** 2))
 
 
+def deviations(prior: Any, at: Any, tril: jax.Array, key: jax.Array, count: int) -> jax.Array:
+    """Draws of the Gaussian posterior of sites, less its mean, ``(n, count)``."""
+    noise = jax.random.normal(key, (2, len(at.s), count), tril.dtype)
+    g, s = tril @ noise[0], at.s[:, None]
+    return g - prior.K @ (s * (at.inverse.T @ (at.inverse @ (s * g + noise[1]))))
+
+
+def log_ratio(sites: Any, sign: jax.Array, f: jax.Array) -> jax.Array:
+    """``log prod p(y_i | f_i) / t_i(f_i)``, one a column."""
+    terms = log_ndtr(sign[:, None] * f) - sites.l1[:, None] * f + 0.5 * sites.l2[:, None] * f**2
+    return jnp.sum(terms, axis=0)
+
+
 def importance(prior: Any, sites: Any, sign: jax.Array, key: jax.Array) -> tuple:
     """Importance sampling from the Gaussian posterior of EP's sites."""
     at = factorise(prior, sites)
-    noise = jax.random.normal(key, (2, len(sign), SAMPLES), sign.dtype)
-    g = safe_cholesky(prior.K) @ noise[0]
-    s = at.s[:, None]
-    f = at.mu[:, None] + g
-    f -= prior.K @ (s * (at.inverse.T @ (at.inverse @ (s * g + noise[1]))))
-    terms = log_ndtr(sign[:, None] * f) - sites.l1[:, None] * f + 0.5 * sites.l2[:, None] * f**2
-    value, error = log_mean(jnp.sum(terms, axis=0))
+    f = at.mu[:, None] + deviations(prior, at, safe_cholesky(prior.K), key, SAMPLES)
+    value, error = log_mean(log_ratio(sites, sign, f))
     return at.log_g + value, error
 
 
@@ -105,20 +114,21 @@ def ghk(prior: Any, sign: jax.Array, key: jax.Array) -> tuple:
     return log_mean(logs)
 
 
-def annealed(prior: Any, sign: jax.Array, key: jax.Array) -> tuple:
-    """Annealed importance sampling from the prior; one elliptical slice move a rung."""
-    tril = safe_cholesky(prior.K)
-    powers = jnp.linspace(0.0, 1.0, _RUNGS + 1) ** 4
+def annealed(prior: Any, sites: Any, sign: jax.Array, key: jax.Array) -> tuple:
+    """Annealed importance sampling from EP's Gaussian; one elliptical slice move a rung."""
+    q = factorise(prior, sites)
+    tril, centre = safe_cholesky(prior.K), q.mu[:, None]
+    powers = jnp.linspace(0.0, 1.0, _RUNGS + 1)
 
     def likely(f: jax.Array) -> jax.Array:
-        return jnp.sum(log_ndtr(sign[:, None] * f), axis=0)
+        return log_ratio(sites, sign, centre + f)
 
     def rung(carry: tuple, at: tuple) -> tuple:
         f, logs = carry
         low, high, key = at
         logs += (high - low) * likely(f)
         keys = jax.random.split(key, 3)
-        nu = tril @ jax.random.normal(keys[0], f.shape, f.dtype)
+        nu = deviations(prior, q, tril, keys[0], _CHAINS)
         level = high * likely(f) + jnp.log(jax.random.uniform(keys[1], logs.shape))
         top = 2.0 * jnp.pi * jax.random.uniform(keys[2], logs.shape)
 
@@ -142,10 +152,11 @@ def annealed(prior: Any, sign: jax.Array, key: jax.Array) -> tuple:
         return (jax.lax.while_loop(going, shrink, start)[-1], logs), None
 
     first, rest = jax.random.split(key)
-    f = tril @ jax.random.normal(first, (len(sign), _CHAINS), sign.dtype)
+    f = deviations(prior, q, tril, first, _CHAINS)
     steps = (powers[:-1], powers[1:], jax.random.split(rest, _RUNGS))
     (_, logs), _ = jax.lax.scan(rung, (f, jnp.zeros(_CHAINS, sign.dtype)), steps)
-    return log_mean(logs)
+    value, error = log_mean(logs)
+    return q.log_g + value, error
 
 
 def look(problem: Problem, sign: jax.Array, theta: jax.Array, key: jax.Array) -> dict:
@@ -162,38 +173,43 @@ def look(problem: Problem, sign: jax.Array, theta: jax.Array, key: jax.Array) ->
         "ghk": ghk(prior, sign, two),
         "steps": jnp.stack([ep.steps, cvi.steps]),
         "reasons": jnp.stack([ep.reason, cvi.reason]),
+        "sites": ep.sites,
     }
 
 
-def surface(target: pk.Target, points: int) -> dict[str, Any]:
-    """Energies, references and their errors on the grid."""
+def surface(target: pk.Target, name: str, points: int, pieces: c.Pieces) -> dict[str, Any]:
+    """Energies, references and their errors on the grid, one row of it at a time."""
     problem = Problem.of(target)
     sign = 2.0 * jnp.asarray(target.labels.observed["y"], float) - 1.0
     at = jax.jit(functools.partial(look, problem, sign))
-    last = jax.jit(lambda theta, key: annealed(problem.prior(theta), sign, key))
+    last = jax.jit(lambda theta, sites, key: annealed(problem.prior(theta), sites, sign, key))
     axis = np.linspace(-1.0, 5.0, points)
     order = [["log_sd", "log_length"].index(k) for k in problem.latent.theta.shapes]
-    rows = []
-    for i, pair in enumerate(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)):
+
+    def one(i: int) -> dict[str, Any]:
+        pair = np.array([axis[i // points], axis[i % points]])
         theta, key = jnp.asarray(pair[order]), jax.random.key(i)
         found = jax.tree.map(np.asarray, at(theta, key))
         named = {k: tuple(map(float, found.pop(k))) for k in ("importance", "ghk")}
         if min(e for _, e in named.values()) > _AIS_ABOVE:
-            named["ais"] = tuple(map(float, last(theta, jax.random.fold_in(key, 1))))
+            more = last(theta, found["sites"], jax.random.fold_in(key, 1))
+            named["ais"] = tuple(map(float, more))
         best = min(named, key=lambda k: named[k][1] if np.isfinite(named[k][1]) else np.inf)
-        figures = {k: float(found[k]) for k in ("ep", "elbo", "hybrid")}
-        rows.append(
-            {
-                "log_sd": pair[0],
-                "log_length": pair[1],
-                **figures,
-                "reference": named[best][0],
-                "error": named[best][1],
-                "by": best,
-                "steps": found["steps"].tolist(),
-                "reasons": found["reasons"].tolist(),
-            }
-        )
+        return {
+            "log_sd": pair[0],
+            "log_length": pair[1],
+            **{k: float(found[k]) for k in ("ep", "elbo", "hybrid")},
+            "reference": named[best][0],
+            "error": named[best][1],
+            "by": best,
+            "steps": found["steps"].tolist(),
+            "reasons": found["reasons"].tolist(),
+        }
+
+    rows: list[dict[str, Any]] = []
+    for i in range(points):
+        make = lambda i=i: [one(points * i + j) for j in range(points)]  # noqa: E731
+        rows += pieces.get(f"{name}-{points}-{i}", make)
     return {"n": len(sign), "points": rows}
 
 
@@ -240,15 +256,16 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--grid", type=int, default=21)
     parser.add_argument("--sets", nargs="*", default=["ionosphere", "sonar"])
+    c.Pieces.options(parser)
     args = parser.parse_args()
+    pieces = c.Pieces.of(args)
     figures: dict[str, Any] = {}
     for name in args.sets:
         begin = time.process_time()
         target = load(args.data, name, "train")
         with jax.enable_x64(True):
-            found = surface(target, args.grid)
-            if name == args.sets[0]:
-                figures["slopes"] = slopes(target)
+            found = surface(target, name, args.grid, pieces)
+            slope = pieces.get(f"{name}-slopes", lambda target=target: slopes(target))
         rows, n = found["points"], found["n"]
         print(f"{name}: {len(rows)} points, n = {n}", flush=True)
         gaps = {
@@ -260,6 +277,10 @@ def main() -> None:
         errors = np.array([r["error"] for r in rows])
         c.line(f"{name}: mean standard error of the reference / n", float(np.mean(errors)) / n)
         c.line(f"{name}: largest standard error of the reference / n", float(np.max(errors)) / n)
+        by = [r["by"] for r in rows]
+        print("  references:", {k: by.count(k) for k in sorted(set(by))}, flush=True)
+        for key, gap in slope.items():
+            c.line(f"{name}: gradient against differences, {key} x 1e5", gap * 1e5, 1.0)
         test, scores = load(args.data, name, "test"), {}
         for key, method in METHODS.items():
             fit = pk.fit(target, method=method(objective="ml2"), progress=False)
@@ -268,10 +289,8 @@ def main() -> None:
             limit = NLPD[name] if key == "hybrid" else None
             c.line(f"{name}: NLPD of the given split, {key}", scores[key], limit)
         cpu = time.process_time() - begin
-        figures[name] = {"gaps": gaps, "nlpd": scores, "cpu": cpu, **found}
+        figures[name] = {"gaps": gaps, "nlpd": scores, "slopes": slope, "cpu": cpu, **found}
         print(f"  CPU s: {cpu:.0f}", flush=True)
-    for name, gap in figures["slopes"].items():
-        c.line(f"gradient against differences, {name} x 1e5", gap * 1e5, 1.0)
     c.save("gp_surface", figures)
 
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,19 @@ class Snapshot:
         leaves: leaves of the state of all chains.
         history: infos by name, shape ``(chain, t, ...)``.
         key: raw key data of the run.
-        fingerprint: what the run was (program, method, data); resuming checks it.
+        told: gives the fingerprint. It takes tracing the density, which most runs never need.
     """
 
     t: int
     leaves: list[np.ndarray]
     history: dict[str, np.ndarray]
     key: np.ndarray
-    fingerprint: str
+    told: Callable[[], str]
+
+    @property
+    def fingerprint(self) -> str:
+        """What the run was (program, method, data); resuming checks it."""
+        return self.told()
 
 
 class CheckpointFile:
@@ -117,7 +123,7 @@ class CheckpointFile:
         history = {k: np.concatenate([p[k] for p in pieces], axis=1) for k in names}
         leaves = [state[f"leaf{i}"] for i in range(sum(k.startswith("leaf") for k in state))]
         fingerprint = state["fingerprint"].tobytes().decode()
-        snapshot = Snapshot(int(state["t"]), leaves, history, state["key"], fingerprint)
+        snapshot = Snapshot(int(state["t"]), leaves, history, state["key"], lambda: fingerprint)
         self._written, self._run = bounds, _identity(snapshot)
         return snapshot
 

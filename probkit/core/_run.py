@@ -337,7 +337,7 @@ class _Driver:
         t, state = self._at
         leaves = [np.asarray(x) for x in jax.tree.leaves(state)]
         history = {k: v[:, :t] for k, v in self.history.items()}
-        return Snapshot(t, leaves, history, self.key, self._fingerprint)
+        return Snapshot(t, leaves, history, self.key, lambda: self._fingerprint)
 
     @functools.cached_property
     def _fingerprint(self) -> str:
@@ -350,7 +350,8 @@ class _Driver:
         static = re.sub(r" at 0x[0-9a-f]+", "", repr(self.treedef))
         rows = None if self.rows is None else (self.rows.dim, self.rows.size)
         kept = [s for s in settings if not s[0].endswith(".draws")]
-        density = density_fingerprint(self.target)
+        with precision(self.target):  # it may be asked for after the run
+            density = density_fingerprint(self.target)
         digest = hashlib.sha256(repr((static, kept, self.chains, rows, density)).encode())
         for leaf in jax.tree.leaves(self.target.arrays):
             digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from probkit.estimators._sklearn import BaseEstimator, ClassifierMixin, inputs, seed_of, training
+from probkit.estimators._sklearn import ClassifierMixin, GPEstimator, inputs, seed_of, training
 
 
-class GPClassifier(ClassifierMixin, BaseEstimator):
+class GPClassifier(ClassifierMixin, GPEstimator):
     """Gaussian-process classification with a probit link, hyperparameters learnt.
 
     Probabilities are integrated over the function. More than two classes are told apart one
@@ -18,9 +18,9 @@ class GPClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         kernel: as for `GPRegressor`.
-        inference: ``"hybrid"``, ``"ep"``, ``"cvi"``, ``"laplace"``, ``"nuts"`` (draws of the
-            hyperparameters, the function integrated out by EP), ``"svgp"``, ``"tsvgp"`` or
-            ``"sparse_hybrid"`` (inducing points, for many rows), or a method such as
+        inference: ``"auto"`` (EP), ``"hybrid"``, ``"ep"``, ``"cvi"``, ``"laplace"``, ``"nuts"``
+            (draws of the hyperparameters, the function integrated out by EP), ``"svgp"``,
+            ``"tsvgp"`` or ``"sparse_hybrid"`` (inducing points, for many rows), or a method such as
             ``pk.EP(power=0.5)``.
         ard, options, random_state: as for `GPRegressor`.
 
@@ -43,21 +43,6 @@ class GPClassifier(ClassifierMixin, BaseEstimator):
         >>> model.predict([[-1.0], [1.0]])
         array([False,  True])
     """
-
-    def __init__(
-        self,
-        kernel: Any = "matern52",
-        *,
-        inference: Any = "ep",
-        ard: Any = False,
-        options: Any = None,
-        random_state: Any = None,
-    ):
-        self.kernel = kernel
-        self.inference = inference
-        self.ard = ard
-        self.options = options
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> GPClassifier:
         """Fit inputs of shape ``(n, d)`` to labels of shape ``(n,)``."""
@@ -110,9 +95,3 @@ class GPClassifier(ClassifierMixin, BaseEstimator):
         """The most probable label of each row, ``(n*,)``."""
         p = self.predict_proba(X)
         return self.classes_[np.argmax(p, axis=1)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept: Any = super().__getstate__()
-        state: dict[str, Any] = dict(kept)
-        state.pop("posteriors_", None)
-        return state

@@ -73,12 +73,14 @@ def method_of(inference: Any, options: Mapping[str, Any] | None, gaussian: bool)
         if options:
             raise TypeError("options: a method object holds its options already; leave them out")
         return inference
+    names = ["auto", *METHODS, "nuts"]
     if not isinstance(inference, str):
         raise TypeError(
-            f"inference: expected one of {[*METHODS, 'nuts']} or a method such as pk.EP(), found "
-            f"{inference!r}"
+            f"inference: expected one of {names} or a method such as pk.EP(), found {inference!r}"
         )
-    check_choice("inference", inference, [*METHODS, "nuts"])
+    check_choice("inference", inference, names)
+    if inference == "auto":
+        inference = "exact" if gaussian else "ep"
     if inference == "nuts":
         return Marginal(NUTS(**(options or {})), engine="exact" if gaussian else "ep")
     return METHODS[inference](**(options or {}))

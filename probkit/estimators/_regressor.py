@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from probkit.estimators._sklearn import BaseEstimator, RegressorMixin, inputs, seed_of, training
+from probkit.estimators._sklearn import GPEstimator, RegressorMixin, inputs, seed_of, training
 
 
-class GPRegressor(RegressorMixin, BaseEstimator):
+class GPRegressor(RegressorMixin, GPEstimator):
     """Gaussian-process regression with normal noise, hyperparameters learnt.
 
     The outcomes' mean is the process' mean; inputs are used as they are. Everything is computed in
@@ -19,10 +19,11 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         kernel: ``"rbf"``, ``"matern12"``, ``"matern32"``, ``"matern52"`` or ``"matern92"``; a
             kernel of `probkit.kernels`, whose numbers are learnt; or a function of positive
             hyperparameters that returns one.
-        inference: ``"exact"``, ``"laplace"``, ``"ep"``, ``"cvi"`` or ``"hybrid"`` (for normal
-            noise they agree), ``"nuts"`` (draws of the hyperparameters, the function integrated
-            out), ``"svgp"``, ``"tsvgp"`` or ``"sparse_hybrid"`` (inducing points, for many rows;
-            ``options={"batch_size": 512}``), or a method such as ``pk.GPExact(starts=4)``.
+        inference: ``"auto"`` (exact), ``"exact"``, ``"laplace"``, ``"ep"``, ``"cvi"`` or
+            ``"hybrid"`` (for normal noise they agree), ``"nuts"`` (draws of the hyperparameters,
+            the function integrated out), ``"svgp"``, ``"tsvgp"`` or ``"sparse_hybrid"`` (inducing
+            points, for many rows; ``options={"batch_size": 512}``), or a method such as
+            ``pk.GPExact(starts=4)``.
         ard: one length scale a column, for a kernel by name; otherwise one for all.
         options: options of the method that ``inference`` names, such as ``{"objective": "ml2"}``.
         random_state: seed of the search's starts, an int or a ``RandomState``.
@@ -46,21 +47,6 @@ class GPRegressor(RegressorMixin, BaseEstimator):
         >>> bool(abs(mean[0] - np.sin(1.5)) < 0.01)
         True
     """
-
-    def __init__(
-        self,
-        kernel: Any = "matern52",
-        *,
-        inference: Any = "exact",
-        ard: Any = False,
-        options: Any = None,
-        random_state: Any = None,
-    ):
-        self.kernel = kernel
-        self.inference = inference
-        self.ard = ard
-        self.options = options
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> GPRegressor:
         """Fit inputs of shape ``(n, d)`` to outcomes of shape ``(n,)``."""
@@ -97,9 +83,3 @@ class GPRegressor(RegressorMixin, BaseEstimator):
             return level + centre
         between = np.mean((mean - centre) ** 2, axis=0)
         return level + centre, np.sqrt(np.mean(var + noise, axis=0) + between)
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept: Any = super().__getstate__()
-        state: dict[str, Any] = dict(kept)
-        state.pop("posterior_", None)
-        return state

@@ -17,6 +17,30 @@ except ImportError as error:
     ) from error
 
 
+class GPEstimator(BaseEstimator):
+    """The parameters that both estimators have; they are explained at `GPRegressor`."""
+
+    def __init__(
+        self,
+        kernel: Any = "matern52",
+        *,
+        inference: Any = "auto",
+        ard: Any = False,
+        options: Any = None,
+        random_state: Any = None,
+    ):
+        self.kernel = kernel
+        self.inference = inference
+        self.ard = ard
+        self.options = options
+        self.random_state = random_state
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Posteriors hold compiled programs; predictions need none of it.
+        kept: Any = super().__getstate__()
+        return {k: v for k, v in kept.items() if k not in ("posterior_", "posteriors_")}
+
+
 def training(estimator: Any, X: Any, y: Any, **more: Any) -> tuple[np.ndarray, np.ndarray]:
     """``X`` in float64 and ``y``, after scikit-learn's own checks."""
     checked: Any = validate_data(estimator, X, y, dtype=np.float64, **more)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -90,14 +91,17 @@ class GPMethod(Inference):
     """A Gaussian process by one of five engines, hyperparameters at the optimum of its evidence.
 
     Abstract: the final classes `EP`, `CVI`, `HybridEP`, `GPLaplace` and `GPExact` say which
-    engine it is. Its constructor takes the options that all of them share; a class that inherits it
-    says so by name, because type checkers take it for that of a dataclass otherwise.
+    engine it is, and which options of its own it has (``own``: shares, with their defaults). They
+    inherit the one constructor by name, because type checkers take it for that of a dataclass
+    otherwise.
 
     Attributes:
         power: EP's power (other engines: 1).
         damping: the step of EP's and CVI's updates at the most (other engines: 1).
         objective: what the hyperparameters maximise, ``"map"`` or ``"ml2"``.
     """
+
+    own: ClassVar[Mapping[str, float]] = {}
 
     draws: int
     damping: float
@@ -111,26 +115,24 @@ class GPMethod(Inference):
     def __init__(
         self,
         draws: int = 500,
+        *,
         objective: str = "map",
         starts: int = 2,
         screen: int = 4,
         max_steps: int = 100,
         tolerance: float = 1e-5,
-        **unknown: Any,
+        **own: Any,
     ):
-        self._set((draws, objective, starts, screen, max_steps, tolerance), unknown)
-
-    def _set(self, shared: tuple, unknown: dict[str, Any], **own: float) -> None:
-        """Check and keep the values of the shared options, and of the engine's own by name."""
         name = type(self).__name__
-        check_options(name, unknown, (*own, *_learning.OPTIONS))
-        found = Options.checked(name, *shared)
-        self.draws, self.objective, self.starts = found.draws, found.objective, found.starts
-        self.screen, self.max_steps = found.screen, found.max_steps
-        self.tolerance = found.tolerance
+        unknown = {k: v for k, v in own.items() if k not in self.own}
+        check_options(name, unknown, (*self.own, *_learning.OPTIONS))
+        shared = Options.checked(name, draws, objective, starts, screen, max_steps, tolerance)
+        self.draws, self.objective, self.starts = shared.draws, shared.objective, shared.starts
+        self.screen, self.max_steps = shared.screen, shared.max_steps
+        self.tolerance = shared.tolerance
         shares = {
             key: check_between(f"{name}({key})", value, 0.0, 1.0 + 1e-12)
-            for key, value in own.items()
+            for key, value in {**self.own, **own}.items()
         }
         self.power = shares.get("power", 1.0)
         # CVI calls its damping a step.
@@ -176,7 +178,7 @@ class EP(GPMethod):
     """Expectation propagation for a Gaussian process, with its hyperparameters.
 
     Args:
-        draws: draws that stand for the result.
+        draws: draws that stand for the result (all other options by name only).
         power: 1 is EP; smaller powers lie between EP and variational inference.
         damping: share of an update that is taken; it is halved by itself where sites oscillate.
         objective: ``"map"`` maximises log evidence plus log prior of the hyperparameters (in the
@@ -195,44 +197,15 @@ class EP(GPMethod):
         2
     """
 
-    def __init__(
-        self,
-        draws: int = 500,
-        power: float = 1.0,
-        damping: float = 0.8,
-        objective: str = "map",
-        starts: int = 2,
-        screen: int = 4,
-        max_steps: int = 100,
-        tolerance: float = 1e-5,
-        **unknown: Any,
-    ):
-        shared = (draws, objective, starts, screen, max_steps, tolerance)
-        self._set(shared, unknown, power=power, damping=damping)
+    own = {"power": 1.0, "damping": 0.8}
+    __init__ = GPMethod.__init__
 
     @property
     def engine(self) -> Engine:
         return ep_engine(self.power, self.damping)
 
 
-class SteppedGP(GPMethod):
-    """What the two engines of natural gradients share: the option ``step``. Abstract."""
-
-    def __init__(
-        self,
-        draws: int = 500,
-        step: float = 1.0,
-        objective: str = "map",
-        starts: int = 2,
-        screen: int = 4,
-        max_steps: int = 100,
-        tolerance: float = 1e-5,
-        **unknown: Any,
-    ):
-        self._set((draws, objective, starts, screen, max_steps, tolerance), unknown, step=step)
-
-
-class CVI(SteppedGP):
+class CVI(GPMethod):
     """Variational inference for a Gaussian process by natural gradients (dual parameters).
 
     The Gaussian with the largest evidence lower bound; for Gaussian terms it is exact after one
@@ -248,14 +221,15 @@ class CVI(SteppedGP):
         'ml2'
     """
 
-    __init__ = SteppedGP.__init__
+    own = {"step": 1.0}
+    __init__ = GPMethod.__init__
 
     @property
     def engine(self) -> Engine:
         return cvi_engine(self.damping)
 
 
-class HybridEP(SteppedGP):
+class HybridEP(GPMethod):
     """Variational inference for the function, EP's log evidence for the hyperparameters.
 
     The sites are CVI's; the hyperparameters end where EP's energy at those sites, differentiated
@@ -271,7 +245,8 @@ class HybridEP(SteppedGP):
         ('gaussian_latent',)
     """
 
-    __init__ = SteppedGP.__init__
+    own = {"step": 1.0}
+    __init__ = GPMethod.__init__
 
     @property
     def engine(self) -> Engine:

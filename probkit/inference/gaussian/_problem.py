@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,23 @@ from probkit.inference.gaussian._tilted import (
 #: variances along a flat ridge to infinity.
 WALL = 11.5
 _NODES_ANY = 96
+
+
+class Peaks(NamedTuple):
+    """Gaussian terms ``height_i + slope_i f - a_i (f - at_i)^2 / 2``, ``(n,)`` each.
+
+    ``slope`` is zero but where ``a`` is. With little noise ``b f`` and ``a f^2 / 2`` are large and
+    nearly equal, so the terms are told by where and how high their peaks are.
+    """
+
+    a: Array
+    at: Array
+    height: Array
+    slope: Array
+
+    def value(self, m: Array, curvature: Array) -> Array:
+        """The terms at ``m``, with another curvature in the place of ``a``."""
+        return self.height + self.slope * m - 0.5 * curvature * (m - self.at) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +83,15 @@ class Problem:
             return Sites(shift, precision)
         return Sites(1e-6 * prior.m, jnp.full_like(prior.m, 1e-6))
 
+    def peaks(self, theta: Array) -> Peaks:
+        """The terms of a problem whose ``kind`` is ``"gaussian"``."""
+        a, b, c = self.latent.gaussian_terms(theta, self.arrays)
+        some = a > 0.0
+        at = jnp.where(some, b / jnp.where(some, a, 1.0), 0.0)
+        # A peak is flat: where it is does not move how high it is.
+        top = self.terms(theta)(jax.lax.stop_gradient(at))
+        return Peaks(a, at, jnp.where(some, top, c), jnp.where(some, 0.0, b))
+
     def rule(self, theta: Array, m: Array, v: Array, reach: float) -> Rule:
         """Quadrature nodes that resolve each term under ``N(m, v)``; constants to derivatives."""
         theta, m, v = jax.lax.stop_gradient((theta, m, v))
@@ -78,8 +105,9 @@ class Problem:
     def expected(self, theta: Array, m: Array, v: Array) -> Moments:
         """``E[log t_i]`` under ``N(m, v)`` and its derivatives."""
         if self.kind == "gaussian":
-            a, b, c = self.latent.gaussian_terms(theta, self.arrays)
-            return Moments(c + b * m - 0.5 * a * (m**2 + v), b - a * m, -a)
+            p = self.peaks(theta)
+            value = p.value(m, p.a) - 0.5 * p.a * v
+            return Moments(value, p.slope - p.a * (m - p.at), -p.a)
         if self.kind == "probit":
             slope, offset = self.latent.probit_terms(theta, self.arrays)
             return probit_expected(slope, offset, m, v)
@@ -88,11 +116,12 @@ class Problem:
     def tilted(self, theta: Array, m: Array, v: Array, power: float | Array = 1.0) -> Moments:
         """``log E[t_i^power]`` under ``N(m, v)`` and its derivatives."""
         if self.kind == "gaussian":
-            a, b, c = (power * x for x in self.latent.gaussian_terms(theta, self.arrays))
-            # int N(f; m, v) exp(c + b f - a f^2 / 2)
+            p = self.peaks(theta)
+            a, slope = power * p.a, power * p.slope
+            # int N(f; m, v) exp(power log t(f)) df
             scale = 1.0 / (1.0 + a * v)
-            value = c + 0.5 * jnp.log(scale) + scale * (b * m + 0.5 * b**2 * v - 0.5 * a * m**2)
-            return Moments(value, scale * (b - a * m), -a * scale)
+            value = power * p.value(m, p.a * scale) + 0.5 * (jnp.log(scale) + slope**2 * v)
+            return Moments(value, slope - a * scale * (m - p.at), -a * scale)
         if self.kind == "probit" and isinstance(power, float) and power == 1.0:
             slope, offset = self.latent.probit_terms(theta, self.arrays)
             return probit_tilted(slope, offset, m, v)

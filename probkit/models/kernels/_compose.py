@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from probkit.models.kernels._kernel import Kernel, as_kernel, vector
+from probkit.models.kernels._kernel import Kernel, as_kernel, pairs, vector
 
 
 class Columns(Kernel):
@@ -47,15 +47,24 @@ class Columns(Kernel):
         self.columns = columns if isinstance(columns, int) else tuple(columns)
 
     def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
-        a, b = vector(x), vector(y)
-        chosen = (self.columns,) if isinstance(self.columns, int) else self.columns
-        if max(chosen, default=0) >= len(a) or min(chosen, default=0) < -len(a):
+        return self.kernel(self.chosen(vector(x)), self.chosen(vector(y)))
+
+    def chosen(self, points: Array) -> Array:
+        """The kernel's own coordinates of points ``(..., d)``."""
+        columns = (self.columns,) if isinstance(self.columns, int) else self.columns
+        d = points.shape[-1]
+        if max(columns, default=0) >= d or min(columns, default=0) < -d:
             raise ValueError(
-                f"kernels.Columns: expected columns among 0 to {len(a) - 1} (the points have "
-                f"{len(a)} coordinates), found {self.columns}; list every input in at=[...]"
+                f"kernels.Columns: expected columns among 0 to {d - 1} (the points have "
+                f"{d} coordinates), found {self.columns}; list every input in at=[...]"
             )
         index = self.columns if isinstance(self.columns, int) else jnp.asarray(self.columns)
-        return self.kernel(a[index], b[index])
+        return points[..., index]
+
+
+@pairs.register
+def _of_columns(kernel: Columns, a: Array, b: Array) -> Array:
+    return pairs(kernel.kernel, *(kernel.chosen(jax.vmap(vector)(x)) for x in (a, b)))
 
 
 class Deep(Kernel):
@@ -90,6 +99,13 @@ class Deep(Kernel):
         return self.kernel(self.network(vector(x)), self.network(vector(y)))
 
 
+@pairs.register
+def _of_deep(kernel: Deep, a: Array, b: Array) -> Array:
+    # The network sees each point once, not each pair.
+    seen = [jax.vmap(lambda x: kernel.network(vector(x)))(points) for points in (a, b)]
+    return pairs(kernel.kernel, *seen)
+
+
 class ChangePoint(Kernel):
     """One kernel before a point on an axis and another after it, with a smooth transition.
 
@@ -122,3 +138,14 @@ class ChangePoint(Kernel):
 
     def _share(self, x: ArrayLike) -> Array:
         return jax.nn.sigmoid((vector(x)[self.column] - self.location) / self.width)
+
+    def shares(self, points: Array) -> Array:
+        """How far each point is past the change, ``(n,)``."""
+        return jax.vmap(self._share)(points)
+
+
+@pairs.register
+def _of_change_point(kernel: ChangePoint, a: Array, b: Array) -> Array:
+    s, t = kernel.shares(a)[:, None], kernel.shares(b)
+    first, second = pairs(kernel.before, a, b), pairs(kernel.after, a, b)
+    return (1.0 - s) * (1.0 - t) * first + s * t * second

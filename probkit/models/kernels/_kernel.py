@@ -2,12 +2,14 @@
 
 A point is a number (one column of inputs) or a vector. Whatever maps two points to a number is a
 kernel for `probkit.gp`; the classes of this package can also be added and multiplied. Matrices
-are made by mapping the function over pairs of points: O(n m) evaluations, which XLA fuses.
+are made by mapping the function over pairs of points, O(n m) evaluations, unless the kernel's class
+registers a quicker way with `pairs` (kernels of a distance do, and what is composed of them).
 """
 
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -121,8 +123,28 @@ def cross_covariance(kernel: PointKernel, a: Array, b: Array) -> Array:
     Raises:
         ValueError: the kernel does not return a number.
     """
+    return pairs(kernel, jnp.asarray(a), jnp.asarray(b))
+
+
+@functools.singledispatch
+def pairs(kernel: Any, a: Array, b: Array) -> Array:
+    """The kernel matrix of two sets of points, by the kernel's class; see `cross_covariance`.
+
+    This is the way for any function of two points. A class with a quicker one registers it:
+    ``@pairs.register``. It must return what this returns, up to rounding.
+    """
     out = jax.vmap(lambda x: jax.vmap(lambda y: kernel(x, y))(b))(a)
     return _numbers(out, 2, a)
+
+
+@pairs.register
+def _of_sum(kernel: Sum, a: Array, b: Array) -> Array:
+    return pairs(kernel.left, a, b) + pairs(kernel.right, a, b)
+
+
+@pairs.register
+def _of_product(kernel: Product, a: Array, b: Array) -> Array:
+    return pairs(kernel.left, a, b) * pairs(kernel.right, a, b)
 
 
 def diagonal(kernel: PointKernel, a: Array) -> Array:

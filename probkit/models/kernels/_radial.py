@@ -17,6 +17,7 @@ from the second order on. Derivative observations need these.
 
 from __future__ import annotations
 
+import abc
 import functools
 import math
 from typing import Any
@@ -25,21 +26,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from probkit.models.kernels._kernel import Kernel, vector
+from probkit.models.kernels._distance import squared_distance, squared_distances
+from probkit.models.kernels._kernel import Kernel, pairs
 
 
-def squared_distance(x: ArrayLike, y: ArrayLike, lengthscale: Any) -> Array:
-    """``sum_d ((x_d - y_d) / l_d)^2`` of two points; one length scale, or one a coordinate."""
-    gap = vector(x) - vector(y)
-    if jnp.ndim(lengthscale) == 0:
-        # The distance itself is then a constant to the length scale's derivative: in d dimensions
-        # that is d times less work on the way back.
-        return jnp.sum(gap * gap) / lengthscale**2
-    gap = gap / lengthscale
-    return jnp.sum(gap * gap)
+class Radial(Kernel):
+    """A kernel that is a function of the scaled squared distance ``s``. Abstract.
+
+    Attributes:
+        lengthscale: in the inputs' units: one number, or one a coordinate.
+        variance: of the function's values.
+    """
+
+    lengthscale: Any = 1.0
+    variance: Any = 1.0
+
+    @abc.abstractmethod
+    def profile(self, s: Array) -> Array:
+        """The correlation at scaled squared distances ``s`` of any shape."""
+
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
+        return self.variance * self.profile(squared_distance(x, y, self.lengthscale))
 
 
-class RBF(Kernel):
+@pairs.register
+def _of_radial(kernel: Radial, a: Array, b: Array) -> Array:
+    return kernel.variance * kernel.profile(squared_distances(a, b, kernel.lengthscale))
+
+
+class RBF(Radial):
     """The squared exponential kernel, ``variance * exp(-s / 2)``: infinitely smooth functions.
 
     Args:
@@ -52,14 +67,11 @@ class RBF(Kernel):
         4.0
     """
 
-    lengthscale: Any = 1.0
-    variance: Any = 1.0
-
-    def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
-        return self.variance * jnp.exp(-0.5 * squared_distance(x, y, self.lengthscale))
+    def profile(self, s: Array) -> Array:
+        return jnp.exp(-0.5 * s)
 
 
-class Matern12(Kernel):
+class Matern12(Radial):
     """The exponential (Ornstein-Uhlenbeck) kernel: continuous, nowhere differentiable functions.
 
     Args:
@@ -67,41 +79,29 @@ class Matern12(Kernel):
         variance: of the function's values.
     """
 
-    lengthscale: Any = 1.0
-    variance: Any = 1.0
-
-    def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
-        return self.variance * half_integer(0, squared_distance(x, y, self.lengthscale))
+    def profile(self, s: Array) -> Array:
+        return half_integer(0, s)
 
 
-class Matern32(Kernel):
+class Matern32(Radial):
     """The Matern kernel with nu = 3/2: functions with one derivative. See `Matern12`."""
 
-    lengthscale: Any = 1.0
-    variance: Any = 1.0
-
-    def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
-        return self.variance * half_integer(1, 3.0 * squared_distance(x, y, self.lengthscale))
+    def profile(self, s: Array) -> Array:
+        return half_integer(1, 3.0 * s)
 
 
-class Matern52(Kernel):
+class Matern52(Radial):
     """The Matern kernel with nu = 5/2: functions with two derivatives. See `Matern12`."""
 
-    lengthscale: Any = 1.0
-    variance: Any = 1.0
-
-    def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
-        return self.variance * half_integer(2, 5.0 * squared_distance(x, y, self.lengthscale))
+    def profile(self, s: Array) -> Array:
+        return half_integer(2, 5.0 * s)
 
 
-class Matern92(Kernel):
+class Matern92(Radial):
     """The Matern kernel with nu = 9/2: functions with four derivatives. See `Matern12`."""
 
-    lengthscale: Any = 1.0
-    variance: Any = 1.0
-
-    def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
-        return self.variance * half_integer(4, 9.0 * squared_distance(x, y, self.lengthscale))
+    def profile(self, s: Array) -> Array:
+        return half_integer(4, 9.0 * s)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -15,6 +15,8 @@ from probkit.inference.gaussian._conditioning import (
     Prior,
     Sites,
     factorise,
+    jittered_cholesky,
+    lower_gram,
     lower_inverse,
     precision,
     safe_cholesky,
@@ -190,3 +192,42 @@ def test_jitter_is_added_only_where_needed():
     assert float(jnp.max(jnp.abs(safe_cholesky(whole)[:, 0] - 1.0))) < 1e-6
     assert not bool(jnp.all(jnp.isfinite(safe_cholesky(-whole))))
     np.testing.assert_array_equal(safe_cholesky(jnp.eye(3)), np.eye(3))
+
+
+def test_halves_of_inverses_and_grams():
+    rng = np.random.default_rng(8)
+    for n in (5, 130, 257):
+        tril = np.tril(rng.normal(size=(n, n))) / n + np.eye(n)
+        found = lower_inverse(jnp.asarray(tril), 64)
+        np.testing.assert_allclose(found @ tril, np.eye(n), atol=1e-10)
+        np.testing.assert_allclose(lower_gram(jnp.asarray(tril), 64), tril.T @ tril, atol=1e-10)
+
+
+@pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-5])
+def test_precise_sites_lose_no_digits(noise):
+    """Sites of tiny noise, beside some that say nothing, against a dense solve with the noise."""
+    rng = np.random.default_rng(9)
+    x, n = np.sort(rng.uniform(-3, 3, size=25)), 25
+    K = np.exp(-np.abs(x[:, None] - x))  # rough: well-conditioned
+    mean, y = 0.3 * np.ones(n), np.sin(x)
+    seen = np.arange(n) % 3 != 0
+    l2 = np.where(seen, noise**-2, 0.0)
+    at = factorise(Prior(jnp.asarray(K), jnp.asarray(mean)), Sites(jnp.asarray(l2 * y), l2))
+    gram = K[np.ix_(seen, seen)] + noise**2 * np.eye(seen.sum())
+    weights = np.linalg.solve(gram, (y - mean)[seen])
+    np.testing.assert_allclose(np.asarray(at.alpha)[seen], weights, rtol=1e-7)
+    np.testing.assert_allclose(at.mu, mean + K[:, seen] @ weights, atol=1e-9)
+    exact = -0.5 * (y - mean)[seen] @ weights - 0.5 * np.linalg.slogdet(gram)[1]
+    ours = at.log_g - 0.5 * np.sum(l2 * y**2) + 0.5 * np.sum(np.log(l2[seen]))
+    # log G holds sum(y^2 / noise^2) / 2, which the terms' own constants take away again.
+    assert abs(ours - exact) < 1e-7 + 1e-14 * np.sum(l2 * y**2)
+
+
+def test_factor_of_a_matrix_that_needs_help_and_of_one_beyond_it():
+    ones = jnp.ones((6, 6))
+    tril, share = jittered_cholesky(ones)
+    assert 0.0 < share < 1e-8 and np.all(np.isfinite(tril))
+    np.testing.assert_allclose(tril @ tril.T, ones, atol=1e-7)
+    tril, share = jittered_cholesky(jnp.diag(jnp.array([1.0, -1.0])))
+    assert np.isinf(share) and np.all(np.isnan(np.diag(tril))[-1:])
+    assert jittered_cholesky(jnp.eye(3))[1] == 0.0

@@ -70,6 +70,18 @@ def test_draws_follow_the_grid_and_the_function_follows_them(fitted: pk.Posterio
     np.testing.assert_allclose(np.asarray(density), mixed["log_density"], atol=0.05)
 
 
+def test_approximations_come_back_from_the_whitened_coordinates(fitted: pk.Posterior) -> None:
+    method = pk.Marginal(pk.Laplace(draws=2000))
+    made = pk.fit(regression, {"x": X, "y": Y}, method=method, seed=1, progress=False)
+    a, b = made.values["log_length"], fitted.values["log_length"]
+    # A skewed posterior: the mode is not the mean.
+    assert abs(a.mean() - b.mean()) < 0.7 * b.std() and 0.6 < a.std() / b.std() < 1.5
+    grid = np.linspace(-3.0, 3.0, 600)
+    log_p = log_posterior(fitted.target, "auto", grid)
+    exact = log_p.max() + np.log(np.sum(np.exp(log_p - log_p.max())) * (grid[1] - grid[0]))
+    assert abs(float(made.log_evidence) - exact) < 0.2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["laplace", "ep"])
 def test_engines_integrate_labels_out(engine: str) -> None:
