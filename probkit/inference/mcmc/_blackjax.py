@@ -106,10 +106,13 @@ def hmc_step(
 ) -> tuple[Any, dict[str, Any]]:
     """One HMC transition and its statistics."""
     metric = _bounded(metric)
+    old = state.logdensity
     state, info = hmc.build_kernel()(key, state, log_density, step_size, metric, steps)
+    # blackjax tells the energy of the proposal; that of the chain is what E-BFMI is about.
+    stayed = metric.kinetic_energy(info.momentum) - old
     return state, {
         "lp": state.logdensity,
-        "energy": info.energy,
+        "energy": jnp.where(info.is_accepted, info.energy, stayed),
         "acceptance_rate": info.acceptance_rate,
         "diverging": info.is_divergent,
         "n_steps": jnp.asarray(info.num_integration_steps, jnp.int32),
