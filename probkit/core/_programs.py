@@ -24,7 +24,7 @@ import os
 import pickle
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +57,7 @@ def compiled(
     fn: Callable,
     args: tuple,
     parts: tuple | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Callable:
     """The executable of ``fn`` for arguments shaped like ``args``; made at most once.
 
@@ -68,9 +69,10 @@ def compiled(
         fn: traceable; takes and returns built-in containers of arrays.
         args: example arguments.
         parts: strings that determine ``fn`` completely, or None to key by its lowered text.
+        options: of the compiler, on CPUs, before those that every program has.
     """
     key = (name, variant, shapes_of(args), setting("jax_enable_x64"))
-    return program.cached(key, lambda: _load_or_compile(name, fn, args, parts))
+    return program.cached(key, lambda: _load_or_compile(name, fn, args, parts, options or {}))
 
 
 def density_fingerprint(target: Target, batch: Any = None) -> str:
@@ -106,7 +108,9 @@ def describe(tree: Any) -> str | None:
     return None if " at 0x" in text else text
 
 
-def _load_or_compile(name: str, fn: Callable, args: tuple, parts: tuple | None) -> Callable:
+def _load_or_compile(
+    name: str, fn: Callable, args: tuple, parts: tuple | None, options: Mapping[str, Any]
+) -> Callable:
     folder = cache_folder()
     lowered = None
     if folder is not None and parts is None:
@@ -121,18 +125,18 @@ def _load_or_compile(name: str, fn: Callable, args: tuple, parts: tuple | None) 
             return executable
     lowered = jax.jit(fn).lower(*args) if lowered is None else lowered
     with _jax_cache_hits() as hits:
-        executable = _compile(lowered)
+        executable = _compile(lowered, options)
     # What JAX's own persistent cache served lacks parts when it is serialised a second time.
     if path is not None and not hits:
         _store(path, executable, "lapack" in lowered.as_text())
     return executable
 
 
-def _compile(lowered: Any) -> Callable:
+def _compile(lowered: Any, options: Mapping[str, Any]) -> Callable:
     if jax.default_backend() != "cpu":
         return lowered.compile()
     # Another XLA may lack an option: one without that library has no need to switch it off.
-    for choice in ({**_CPU_OPTIONS, **_NO_LIBRARY}, _NO_LIBRARY, _CPU_OPTIONS):
+    for choice in ({**_CPU_OPTIONS, **options, **_NO_LIBRARY}, _NO_LIBRARY, _CPU_OPTIONS):
         try:
             return lowered.compile(compiler_options=choice)
         except jax.errors.JaxRuntimeError as error:
