@@ -256,7 +256,10 @@ def _checks(
     residual, gain = stats["site_residual"], stats["gain_left"]
     limit = max(1e-4, 1e3 * float(eps))
     ok = bool(residual < limit)
-    words = "the sites did not settle: take smaller steps (a damping= or step= nearer to 0), or pk.NUTS()"
+    words = (
+        "the sites did not settle: take smaller steps (a damping= or step= nearer to 0), or "
+        "pk.NUTS()"
+    )
     sites = Check("sites", ok, residual, limit, "", "" if ok else words)
     ok = bool(gain < left)
     words = "the search for hyperparameters was cut off: allow more max_steps, or more starts"
