@@ -185,4 +185,5 @@ def _fit_pareto(excess: Array) -> tuple[float, float]:
 
 def _pareto_quantile(probabilities: Array, k: float, sigma: float) -> Array:
     tail = -np.log1p(-probabilities)
-    return sigma * (tail if abs(k) < 1e-15 else np.expm1(k * tail) / k)
+    with np.errstate(over="ignore"):  # what overflows is truncated at the largest weight
+        return sigma * (tail if abs(k) < 1e-15 else np.expm1(k * tail) / k)
