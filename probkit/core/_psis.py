@@ -185,4 +185,6 @@ def _fit_pareto(excess: Array) -> tuple[float, float]:
 
 def _pareto_quantile(probabilities: Array, k: float, sigma: float) -> Array:
     tail = -np.log1p(-probabilities)
-    return sigma * (tail if abs(k) < 1e-15 else np.expm1(k * tail) / k)
+    # (May be beyond what a float holds: the caller cuts quantiles off at the largest weight.)
+    with np.errstate(over="ignore"):
+        return sigma * (tail if abs(k) < 1e-15 else np.expm1(k * tail) / k)
