@@ -203,9 +203,9 @@ class Posterior:
         """A posterior of draws that are resampled by their smoothed importance weights.
 
         What the approximation covers but weighs wrongly is corrected; what it does not reach is
-        not: look at ``check()["k_hat"]`` first. Each of the 20,000 draws that judge the fit is
-        taken a number of times in proportion to its weight (systematic resampling), in random
-        order.
+        not: look at ``check()["k_hat"]`` first. Each of the draws that judge the fit (20,000,
+        and as many wider ones where the approximation's own weights are not good) is taken a
+        number of times in proportion to its weight (systematic resampling), in random order.
 
         Args:
             draws: how many; as many as the posterior has by default.

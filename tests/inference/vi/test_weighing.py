@@ -124,6 +124,12 @@ def test_weights_that_cannot_be_trusted():
     assert checks["mean_shift"].ok is None and not good.ok
 
 
+def test_weights_that_overflow():
+    """A k-hat in the hundreds: the smoothed tail is cut at the largest weight; no warning."""
+    found = Weights(np.zeros((4000, 1)), np.linspace(0.0, 1.0, 4000) ** 300 * 1e5, np.zeros(4000))
+    assert found.khat > 0.7 and not found.trusted and np.isfinite(found.smoothed).all()
+
+
 def test_a_heavy_tail_with_little_in_it_is_trusted():
     rng = np.random.default_rng(0)
     tail = -0.85 * np.log(rng.random(20_000))
