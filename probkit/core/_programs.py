@@ -80,6 +80,29 @@ def density_fingerprint(target: Target, batch: Any = None) -> str:
     return _lowered_density(target, batch)[0]
 
 
+def latent_fingerprint(target: Target) -> str:
+    """A digest of the lowered parts of ``gaussian_latent``: for methods that need no more.
+
+    (The log density itself has the covariance matrix of all rows in it.)
+    """
+
+    def parts(theta, f, arrays):
+        latent = target.program.gaussian_latent(arrays)
+        x = latent.points(arrays)[:2]
+        kernel = latent.cross_covariance(theta, x, x, arrays)
+        terms = latent.log_likelihood(theta, f, arrays)
+        return latent.log_prior(theta, arrays), latent.mean(theta, arrays), kernel, terms
+
+    def make() -> str:
+        latent, dtype = target.gaussian_latent, target.dtype
+        theta, f = np.zeros(latent.theta.size, dtype), np.zeros(latent.size, dtype)
+        text = jax.jit(parts).lower(theta, f, target.arrays).as_text()
+        return hashlib.sha256((repr(list(latent.theta.shapes.items())) + text).encode()).hexdigest()
+
+    key = ("latent_fingerprint", shapes_of(target.arrays), setting("jax_enable_x64"))
+    return target.program.cached(key, make)
+
+
 def density_is_small(target: Target, batch: Any = None) -> bool:
     """Whether the log density and its gradient may and should stand in one kernel."""
     return _lowered_density(target, batch)[1]

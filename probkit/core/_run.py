@@ -37,6 +37,7 @@ from probkit.core._programs import (
     density_fingerprint,
     density_is_small,
     describe,
+    latent_fingerprint,
     source_digest,
 )
 from probkit.core._rows import Rows
@@ -350,8 +351,9 @@ class _Driver:
         static = re.sub(r" at 0x[0-9a-f]+", "", repr(self.treedef))
         rows = None if self.rows is None else (self.rows.dim, self.rows.size)
         kept = [s for s in settings if not s[0].endswith(".draws")]
+        whole = "gaussian_latent" not in self.method.requires
         with precision(self.target):  # it may be asked for after the run
-            density = density_fingerprint(self.target)
+            density = (density_fingerprint if whole else latent_fingerprint)(self.target)
         digest = hashlib.sha256(repr((static, kept, self.chains, rows, density)).encode())
         for leaf in jax.tree.leaves(self.target.arrays):
             digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())

@@ -19,13 +19,14 @@ window's end the objective is evaluated at the mean of the hyperparameters over 
 towards its optimum there, always on the same rows (all, or as many as half a window has seen), so
 that two windows are compared without the noise of mini-batches:
 
-    gain > tolerance    go on  (mini-batches: 1e-3 nats a row at least; 1e-5 beyond 100,000 rows)
+    gain > tolerance    go on  (mini-batches: at least 1e-3 nats a row, or 1e-5 where no search
+                               follows)
     otherwise           a quiet window: rate x 0.4 (rho too, with mini-batches), windows x 1.5;
                         the third ends these steps
 
 From the best window's mean (for the hybrid's field, which is no gradient, the last one's, and
-changes of either sign count) `_sparse_search` goes to the optimum on all rows, up to 100,000 of
-them. Mini-batches alone do not get there in reasonable time: whitened sites and scales move
+changes of either sign count) `_sparse_search` goes to the optimum on all rows, unless these are
+very many (more than 4e9 / m^2). Mini-batches alone do not get there in reasonable time: whitened sites and scales move
 together, a small part of the way in each step, and tied sites make of a batch's noise a bias.
 """
 
@@ -51,9 +52,9 @@ QUIET, _SHORT, _SOME, _LONG, MOST_BAD = 3, 20, 50, 400, 25
 _REDUCE, _GROW = 0.4, 1.5
 _SCREEN_ROWS, _SCREEN_STEPS, _JUDGE_STEPS = 1000, 8, 3
 _COPIES, _NODES = 8, 128  # arrays of rows x points alive at once, and nodes of the quadratures
-#: Rows up to which `_sparse_search` ends the search, and nats a row that a window of mini-batches
-#: must gain: where it does, and beyond.
-MOST_SEARCHED, _ROUGH, _PER_ROW = 100_000, 1e-3, 1e-5
+#: Rows x points^2 up to which `_sparse_search` ends the search (240,000 rows at 128 points), and
+#: nats a row that a window of mini-batches must gain: where it does, and beyond.
+_MOST_WORK, _ROUGH, _PER_ROW = 4e9, 1e-3, 1e-5
 #: Without noise a short memory: the steep first steps must not slow down the thousand after them.
 _WHOLE, _NOISY = optax.scale_by_adam(b1=0.9, b2=0.95), optax.scale_by_adam(b1=0.9, b2=0.99)
 
@@ -246,9 +247,9 @@ def beside(problem: Problem, theta: Array, with_prior: bool) -> Array:
     return value + problem.latent.log_prior(theta, problem.arrays) if with_prior else value
 
 
-def searched(problem: Problem) -> bool:
+def searched(problem: Problem, count: int) -> bool:
     """Whether the hyperparameters' optimum is looked for on all rows at the end."""
-    return 0 < problem.latent.theta.size and problem.latent.size <= MOST_SEARCHED
+    return 0 < problem.latent.theta.size and problem.latent.size * count**2 <= _MOST_WORK
 
 
 def _judged(problem: Problem, state: dict[str, Any], how: Settings) -> dict[str, Any]:
@@ -277,7 +278,7 @@ def _judged(problem: Problem, state: dict[str, Any], how: Settings) -> dict[str,
     field = how.form.value is sparse.energy_at
     least = how.tolerance
     if how.batch is not None:
-        per_row = _ROUGH if searched(problem) else _PER_ROW
+        per_row = _ROUGH if searched(problem, state["z"].shape[0]) else _PER_ROW
         least = jnp.maximum(least, per_row * problem.latent.size)
     quiet = ends & ~((jnp.abs(gain) if field else gain) > least)
     better = ends & (jnp.asarray(True) if field else gain > 0)

@@ -1,7 +1,7 @@
 r"""What the sparse engines leave: q(u) at its optimum on all rows, judged, and ready to predict.
 
-Hyperparameters and q end at their optimum on all rows (`_sparse_search`; beyond 100,000 rows q
-alone does). Predictions, with ``w = L^-1 k_Z(x*)``:
+Hyperparameters and q end at their optimum on all rows (`_sparse_search`; of very many rows q alone
+does). Predictions, with ``w = L^-1 k_Z(x*)``:
 
     mean* = m* + w'mu = m* + k_Z(x*)'a,      var* = k** - w'(I - P^-1) w = k** - |H k_Z(x*)|^2
 
@@ -157,7 +157,7 @@ def _finisher(program: Program, how: Settings) -> Callable[[dict, dict], dict[st
             sites = sparse.whitened(sparse.basis(problem, theta, z), sites)
         beside = lambda t: learning.beside(problem, t, choose_map)  # noqa: E731
         extra: dict[str, Array] = {}
-        if searched(problem):
+        if searched(problem, z.shape[0]):
             end = search(problem, theta, z, sites, beside, field)
             theta, sites = end.theta, end.sites
             extra = {"looks": end.looks, "gain": end.gain}

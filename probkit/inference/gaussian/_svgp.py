@@ -177,7 +177,8 @@ class SVGP(SparseGP):
         rate: Adam's largest move of a hyperparameter's logarithm in one step.
         screen: random starting points, of which the best is taken.
         max_steps: steps at the most. They end by themselves before, when windows of them stop
-            gaining, and up to 100,000 rows some evaluations on all rows then find the optimum.
+            gaining; some evaluations on all rows then find the optimum, unless rows times
+            ``m^2`` exceed 4e9 (240,000 rows at 128 points).
         tolerance: nats that a window of steps must gain for more to follow (with mini-batches a
             thousandth of a nat a row at least).
 
