@@ -13,9 +13,9 @@ and N/5 of each q_k the whole sample is one of the mixture
 
 whose weights are bounded by 2 p/q as well as by 10 p/q_k: where q is too narrow by a factor, or
 its tails too light, one of the q_k is not. (Defensive and deterministic mixtures: Hesterberg 1995,
-Technometrics 37; Owen and Zhou 2000, JASA 95.) On 150 fits of ten kinds
-in 2 to 10 dimensions k-hat of p/g was below 0.7 in 142; of these, the corrected means were within
-0.08 sd and the sds within 11 % of the truth (0.04 and 3 % in 95 of 100).
+Technometrics 37; Owen and Zhou 2000, JASA 95.) On 150 fits of ten kinds in 2 to 10 dimensions k-hat
+of p/g was below 0.7 in 142; of these, the corrected means were within 0.08 sd and the sds within
+11 % of the truth (0.04 and 3 % in 95 of 100).
 
 Cost: N densities p and q; 2 N densities p and 12 N of q more where the first weights ask for them
 (k-hat of 0.5 or more, or ESS/N below 0.5), by the same compiled program.

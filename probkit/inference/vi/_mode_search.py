@@ -14,8 +14,8 @@ thousand. Log densities are cheaper than climbs, and tell which starts are worth
    are any; later ones have only the latter two. Each round's new maxima are known to the next. The
    search ends after a round that finds none (the first does not count), or after five.
 
-Cost: 16,000 densities p and q, and some 60 gradients for each of 64 to 128 starts a round, two
-rounds where there is nothing to find.
+Cost: 16,000 densities p and q (2,000 in more than 100 dimensions), and some 60 gradients for each
+of 64 to 128 starts a round, two rounds where there is nothing to find.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from probkit.core._programs import compiled
 from probkit.core._weighing import blocks
 from probkit.inference.vi._climb import climb
 
-_POOL, _ROUNDS, _PIECE = 8192, 5, 512
+_POOL, _SMALL, _ROUNDS, _PIECE = 8192, 100, 5, 512
 _FEWEST, _MOST = 64, 128
 _UNEXPLAINED, _SAME = 2.0, 0.02
 _WIDER = 2**21  # blocks of draws are numbered from here: keys of their own
@@ -56,10 +56,11 @@ def pool_of(
     rng = np.random.default_rng([*np.asarray(key).ravel().tolist(), 1])
     finite = weights.points[np.isfinite(weights.log_p)]
     centre = finite.mean(axis=0, dtype=np.float64).astype(target.dtype)
-    factors = np.exp(rng.uniform(0.0, np.log(30.0), _POOL)).astype(target.dtype)
+    count = _POOL if len(centre) <= _SMALL else _POOL // 8
+    factors = np.exp(rng.uniform(0.0, np.log(30.0), count)).astype(target.dtype)
     one = np.ones(1, target.dtype)
-    moved = blocks(target, approximation, key, centre, one, factors, _WIDER, _POOL)
-    drawn = _prior(target, approximation, key, rng.uniform(0.3, 1.0, _POOL).astype(target.dtype))
+    moved = blocks(target, approximation, key, centre, one, factors, _WIDER, count)
+    drawn = _prior(target, approximation, key, rng.uniform(0.3, 1.0, count).astype(target.dtype))
     points, log_p = (np.concatenate([drawn[i], moved[i]]) for i in (0, 1))
     log_q = np.concatenate([drawn[2], moved[2][:, 0]]).astype(np.float64)
     log_p = np.where(np.isfinite(log_p), log_p, -np.inf).astype(np.float64)
@@ -80,12 +81,12 @@ def _prior(
     assert log_q is not None
 
     def all_of(data: Any, shrink: Any, params: Any, arrays: dict) -> Any:
-        keys = jax.random.split(jax.random.fold_in(wrap_key(data), 2), _POOL)
+        keys = jax.random.split(jax.random.fold_in(wrap_key(data), 2), len(shrink))
         points = jax.vmap(lambda k: program.flat.ravel(program.prior_point(k, arrays)))(keys)
         # A prior draw may be far outside of what the arithmetic bears.
         points = jnp.where(jnp.isfinite(points), points, 0.0).astype(target.dtype)
         centre = jnp.median(points, axis=0)
-        shrink = jnp.where(jnp.arange(_POOL) % 2 == 0, shrink, 1.0)[:, None]
+        shrink = jnp.where(jnp.arange(len(shrink)) % 2 == 0, shrink, 1.0)[:, None]
         points = centre + shrink * (points - centre)
         fn = Target(program, arrays).flat_log_density
         both = lambda z: (fn(z), log_q(params, z))  # noqa: E731
