@@ -26,8 +26,9 @@ that two windows are compared without the noise of mini-batches:
 
 From the best window's mean (for the hybrid's field, which is no gradient, the last one's, and
 changes of either sign count) `_sparse_search` goes to the optimum on all rows, unless these are
-very many (more than 4e9 / m^2). Mini-batches alone do not get there in reasonable time: whitened sites and scales move
-together, a small part of the way in each step, and tied sites make of a batch's noise a bias.
+very many (more than 4e9 / m^2). Mini-batches alone do not get there in reasonable time: whitened
+sites and scales move together, a small part of the way in each step, and tied sites make of a
+batch's noise a bias.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from probkit.core import Status
 from probkit.inference.gaussian._learning import _check_memory
 from probkit.inference.gaussian._posterior import log_predictive, predict_latent
 from probkit.inference.gaussian._sparse_posterior import predict_rows
+from probkit.models import _gp
 from tests.counting import Compiles
 from tests.inference.gaussian.test_gp_methods import X, Y, classes, fit, regression
 
@@ -139,7 +140,7 @@ def test_mistakes():
         _check_memory("f", 100_000, 1e8)
 
 
-def test_observations_that_share_rows_take_no_mini_batches():
+def test_observations_that_share_rows_take_no_mini_batches(monkeypatch):
     model = pk.Model(
         f=pk.gp(lambda: pk.kernels.RBF(), at="x"),
         y=pk.rv(lambda f, who: pk.dist.Normal(f[who], 0.3), dims="visit"),
@@ -149,8 +150,12 @@ def test_observations_that_share_rows_take_no_mini_batches():
     with pytest.raises(ValueError, match="leave batch_size out"):
         method = pk.SVGP(inducing=5, batch_size=5)
         pk.fit(model, data, dims=dims, method=method, progress=False)
-    found = pk.fit(
-        model, data, dims=dims, method=pk.SVGP(inducing=X[:10], draws=10), progress=False
-    )
+    # The matrix of all rows is nowhere made, nor looked for: not even its size would be allowed.
+    with monkeypatch.context() as small:
+        small.setattr(_gp, "memory", lambda: 1000.0)
+        method = pk.SVGP(inducing=X[:10], draws=10)
+        found = pk.fit(model, data, dims=dims, method=method, progress=False)
+        with pytest.raises(ValueError, match=r"pk\.SVGP\(\)"):
+            pk.fit(model, data, dims=dims, method=pk.NUTS(draws=5), progress=False)
     dense = pk.fit(model, data, dims=dims, method=pk.GPExact(draws=10), progress=False)
     assert abs(found.approximation.log_evidence - dense.approximation.log_evidence) < 1e-5
