@@ -16,6 +16,7 @@ anything large is formed (Loader 2000, "Fast and accurate computation of binomia
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import jax
@@ -50,36 +51,51 @@ def _log_ratio(gap: Array, base: Array, far: Array) -> Array:
     return jnp.where(near, jnp.log1p(jnp.where(near, share, 0.0)), far)
 
 
-class Beta(dist.Distribution):
-    """Beta with mean ``logistic(eta)`` and concentration ``kappa`` (the sum of its parameters)."""
+class _ByMean(dist.Distribution):
+    """Abstract: a linear predictor ``eta``, whose link gives the mean, and a concentration."""
 
-    arg_constraints: dict[str, Any] = {"eta": constraints.real, "kappa": constraints.positive}
-    support: Any = constraints.unit_interval  # pyright: ignore
-    reparametrized_params: list[str] = ["eta", "kappa"]
-    pytree_data_fields = ("eta", "kappa")
+    arg_constraints: dict[str, Any] = {
+        "eta": constraints.real,
+        "concentration": constraints.positive,
+    }
+    reparametrized_params: list[str] = []
+    pytree_data_fields = ("eta", "concentration")
 
-    def __init__(self, eta: Any, kappa: Any, *, validate_args: bool | None = None) -> None:
-        self.eta, self.kappa = eta, kappa
-        shape = jnp.broadcast_shapes(jnp.shape(eta), jnp.shape(kappa))
+    def __init__(self, eta: Any, concentration: Any, *, validate_args: bool | None = None) -> None:
+        self.eta, self.concentration = eta, concentration
+        shape = jnp.broadcast_shapes(jnp.shape(eta), jnp.shape(concentration))
         super().__init__(shape, (), validate_args=validate_args)
-
-    def _means(self) -> tuple[Array, Array]:
-        # 1 - m as a logistic of its own, which is exact where m rounds to 1.
-        return jax.nn.sigmoid(self.eta), jax.nn.sigmoid(-jnp.asarray(self.eta))
 
     @property
     def mean(self) -> Any:
         """The mean, of shape ``batch_shape``."""
-        return jnp.broadcast_to(self._means()[0], self.batch_shape)
+        return jnp.broadcast_to(self._link(), self.batch_shape)
+
+    @abc.abstractmethod
+    def _link(self) -> Array:
+        """The mean before it is broadcast."""
+
+
+class Beta(_ByMean):
+    """Beta with mean ``logistic(eta)``; the concentration is the sum of its parameters."""
+
+    support: Any = constraints.unit_interval  # pyright: ignore
+
+    def _link(self) -> Array:
+        return jax.nn.sigmoid(self.eta)
+
+    def _rest(self) -> Array:
+        # 1 - m as a logistic of its own, which is exact where m rounds to 1.
+        return jax.nn.sigmoid(-jnp.asarray(self.eta))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Draws between 0 and 1, ``(*sample_shape, *batch_shape)``."""
-        a, b = self._means()
-        return dist.Beta(self.kappa * a, self.kappa * b).sample(key, sample_shape)
+        k = self.concentration
+        return dist.Beta(k * self._link(), k * self._rest()).sample(key, sample_shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
         """The log density of numbers between 0 and 1."""
-        (a, b), k, y = self._means(), self.kappa, jnp.asarray(value)
+        a, b, k, y = self._link(), self._rest(), self.concentration, jnp.asarray(value)
         log_a, log_b = jax.nn.log_sigmoid(self.eta), jax.nn.log_sigmoid(-jnp.asarray(self.eta))
         log_y, log_rest = jnp.log(y), jnp.log1p(-y)
         # Of the two differences the one between the smaller numbers is exact.
@@ -90,32 +106,22 @@ class Beta(dist.Distribution):
         return k * main + half + rest - log_y - log_rest
 
 
-class Gamma(dist.Distribution):
-    """Gamma with mean ``exp(eta)`` and shape ``alpha``."""
+class Gamma(_ByMean):
+    """Gamma with mean ``exp(eta)``; the concentration is its shape."""
 
-    arg_constraints: dict[str, Any] = {"eta": constraints.real, "alpha": constraints.positive}
     support: Any = constraints.positive  # pyright: ignore
-    reparametrized_params: list[str] = ["eta", "alpha"]
-    pytree_data_fields = ("eta", "alpha")
 
-    def __init__(self, eta: Any, alpha: Any, *, validate_args: bool | None = None) -> None:
-        self.eta, self.alpha = eta, alpha
-        shape = jnp.broadcast_shapes(jnp.shape(eta), jnp.shape(alpha))
-        super().__init__(shape, (), validate_args=validate_args)
-
-    @property
-    def mean(self) -> Any:
-        """The mean, of shape ``batch_shape``."""
-        return jnp.broadcast_to(jnp.exp(self.eta), self.batch_shape)
+    def _link(self) -> Array:
+        return jnp.exp(self.eta)
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Positive draws, ``(*sample_shape, *batch_shape)``."""
-        rate = self.alpha * jnp.exp(-jnp.asarray(self.eta))
-        return dist.Gamma(self.alpha, rate).sample(key, sample_shape)
+        rate = self.concentration * jnp.exp(-jnp.asarray(self.eta))
+        return dist.Gamma(self.concentration, rate).sample(key, sample_shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
         """The log density of positive numbers."""
-        alpha, eta, y = self.alpha, jnp.asarray(self.eta), jnp.asarray(value)
+        alpha, eta, y = self.concentration, jnp.asarray(self.eta), jnp.asarray(value)
         log_y = jnp.log(y)
         gap = y * jnp.exp(-eta) - 1.0
         main = _log_ratio(gap, jnp.ones_like(gap), log_y - eta) - gap
@@ -123,31 +129,21 @@ class Gamma(dist.Distribution):
         return alpha * main + half - stirling_remainder(alpha) - log_y
 
 
-class NegativeBinomial(dist.Distribution):
-    """Counts with mean ``m = exp(eta)`` and variance ``m + m^2 / alpha``."""
+class NegativeBinomial(_ByMean):
+    """Counts with mean ``m = exp(eta)`` and variance ``m + m^2 / concentration``."""
 
-    arg_constraints: dict[str, Any] = {"eta": constraints.real, "alpha": constraints.positive}
     support: Any = constraints.nonnegative_integer  # pyright: ignore
-    reparametrized_params: list[str] = []
-    pytree_data_fields = ("eta", "alpha")
 
-    def __init__(self, eta: Any, alpha: Any, *, validate_args: bool | None = None) -> None:
-        self.eta, self.alpha = eta, alpha
-        shape = jnp.broadcast_shapes(jnp.shape(eta), jnp.shape(alpha))
-        super().__init__(shape, (), validate_args=validate_args)
-
-    @property
-    def mean(self) -> Any:
-        """The mean, of shape ``batch_shape``."""
-        return jnp.broadcast_to(jnp.exp(self.eta), self.batch_shape)
+    def _link(self) -> Array:
+        return jnp.exp(self.eta)
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Counts, ``(*sample_shape, *batch_shape)``."""
-        return dist.NegativeBinomial2(jnp.exp(self.eta), self.alpha).sample(key, sample_shape)
+        return dist.NegativeBinomial2(self._link(), self.concentration).sample(key, sample_shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
         """The log probability of counts."""
-        alpha, eta = jnp.asarray(self.alpha), jnp.asarray(self.eta)
+        alpha, eta = jnp.asarray(self.concentration), jnp.asarray(self.eta)
         y = jnp.asarray(value, jnp.result_type(float))
         main = (alpha + y - 0.5) * jnp.log1p(y / alpha) - y
         main -= (alpha + y) * jnp.log1p(jnp.exp(eta) / alpha)

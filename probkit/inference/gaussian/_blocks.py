@@ -18,7 +18,7 @@ Made positive, ``|P| + l = L diag(|D_j| + l, |S| + l) L'`` with absolute eigenva
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from jaxtyping import Array
 from probkit.core import Approximation, Check, Status, Target, listing
 from probkit.core._target import Program
 from probkit.inference.gaussian._curvature import FLAT, Curvature
+from probkit.inference.gaussian._normal import Mode
 
 _MISFIT = 1e-2
 Parts = dict[str, Any]
@@ -101,16 +102,8 @@ class Blocks(Curvature):
         damped = _solve(parts, values, vectors, slope, damping, none)
         return damped, 0.5 * jnp.dot(slope, whole)
 
-    def normal(
-        self,
-        mean: np.ndarray,
-        parts: Any,
-        top: float,
-        draws: int,
-        status: Status,
-        stats: dict,
-        names: Sequence[str],
-    ) -> Approximation:
+    def normal(self, parts: Any, mode: Mode) -> Approximation:
+        mean, top, draws, status, stats, _ = mode
         D, C, A = (np.asarray(parts[k], np.float64) for k in ("D", "C", "A"))
         tril, fine = _factor(D)
         W = np.linalg.solve(tril, C)

@@ -7,17 +7,15 @@ with it, made positive and damped; and makes the normal distribution whose preci
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from probkit.core import Approximation, Check, Status, Target
-from probkit.inference.gaussian._normal import normal_approximation
+from probkit.core import Approximation, Check, Target
+from probkit.inference.gaussian._normal import Mode, normal_approximation
 
 #: Curvatures below this share of the largest count as it when distances are judged.
 FLAT = 1e-6
@@ -40,20 +38,8 @@ class Curvature(abc.ABC):
         """
 
     @abc.abstractmethod
-    def normal(
-        self,
-        mean: np.ndarray,
-        parts: Any,
-        top: float,
-        draws: int,
-        status: Status,
-        stats: dict,
-        names: Sequence[str],
-    ) -> Approximation:
-        """The normal with this mean and precision (on the host); see `normal_approximation`.
-
-        ``names`` are the coordinates', for what a check has to say of them.
-        """
+    def normal(self, parts: Any, mode: Mode) -> Approximation:
+        """The normal at this mode with this precision (on the host); see `normal_approximation`."""
 
     def checks(self, parts: Any) -> list[Check]:
         """Whether P has the structure."""
@@ -74,14 +60,5 @@ class Dense(Curvature):
         decrement = 0.5 * jnp.sum(along**2 / jnp.maximum(curvature, least))
         return vectors @ (along / (curvature + damping)), decrement
 
-    def normal(
-        self,
-        mean: np.ndarray,
-        parts: Any,
-        top: float,
-        draws: int,
-        status: Status,
-        stats: dict,
-        names: Sequence[str],
-    ) -> Approximation:
-        return normal_approximation(mean, parts, top, draws, status, stats, names)
+    def normal(self, parts: Any, mode: Mode) -> Approximation:
+        return normal_approximation(parts, mode)

@@ -25,7 +25,7 @@ from probkit.core import (
     check_count,
     check_options,
 )
-from probkit.inference.gaussian._normal import normal_approximation
+from probkit.inference.gaussian._normal import Mode, normal_approximation
 
 _PROBES = 3
 
@@ -113,4 +113,6 @@ class ExactGaussian(Inference):
             status = Status.NOT_QUADRATIC if wide >= limits[1] else Status.NOT_POSITIVE_DEFINITE
         stats = {"nonlinearity": near, "nonlinearity_at_origin": wide}
         names = target.program.flat.labels()
-        return normal_approximation(mean, precision, top, int(self.draws), status, stats, names)
+        return normal_approximation(
+            precision, Mode(mean, top, int(self.draws), status, stats, names)
+        )

@@ -36,6 +36,7 @@ from probkit.core import (
 from probkit.inference.gaussian._blocks import Blocks
 from probkit.inference.gaussian._curvature import Curvature, Dense
 from probkit.inference.gaussian._low_rank import LowRank
+from probkit.inference.gaussian._normal import Mode
 from probkit.inference.vi._mode_check import mode_check
 
 #: Where rounding or the step budget ends the search, a mode this near (in sds) still counts.
@@ -177,6 +178,7 @@ class Laplace(Inference):
         parts = jax.tree.map(lambda x: np.asarray(x)[best], state["curvature"])
         mean = np.asarray(state["z"])[best]
         names = target.program.flat.labels()
-        made = self.curvature.normal(mean, parts, top, int(self.draws), status, stats, names)
+        mode = Mode(mean, top, int(self.draws), status, stats, names)
+        made = self.curvature.normal(parts, mode)
         checks = (*made.checks, *self.curvature.checks(parts))
         return replace(made, checks=checks, examine=(mode_check,))

@@ -15,7 +15,6 @@ and O(d rank^2).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ from jaxtyping import Array
 
 from probkit.core import Approximation, Check, Status, Target
 from probkit.inference.gaussian._curvature import Curvature
+from probkit.inference.gaussian._normal import Mode
 
 _MORE, _ITERATIONS, _LEFT_OUT = 8, 2, 1.0
 Parts = dict[str, Any]
@@ -78,16 +78,8 @@ class LowRank(Curvature):
     def _kept(self, size: int) -> int:
         return size if size <= self.rank + _MORE else self.rank
 
-    def normal(
-        self,
-        mean: np.ndarray,
-        parts: Any,
-        top: float,
-        draws: int,
-        status: Status,
-        stats: dict,
-        names: Sequence[str],
-    ) -> Approximation:
+    def normal(self, parts: Any, mode: Mode) -> Approximation:
+        mean, top, draws, status, stats, _ = mode
         size = mean.shape[0]
         kept = self._kept(size)
         values = np.asarray(parts["values"], np.float64)[:kept]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,22 +31,34 @@ def log_density(params: dict[str, Array], x: Array) -> Array:
     return half_log_det - 0.5 * x.shape[0] * math.log(2 * math.pi) - 0.5 * jnp.dot(white, white)
 
 
-def normal_approximation(
-    mean: np.ndarray,
-    precision: np.ndarray,
-    log_density_at_mean: float,
-    draws: int,
-    status: Status,
-    stats: dict[str, Any],
-    names: Sequence[str],
-) -> Approximation:
+class Mode(NamedTuple):
+    """Where a log density is highest, and what goes into the result with it.
+
+    Attributes:
+        mean: the point, shape ``(d,)``.
+        top: the log density there.
+        draws: how many draws are to stand for the approximation.
+        status: how the search ended.
+        stats: figures of the search.
+        names: of the coordinates, in their order.
+    """
+
+    mean: np.ndarray
+    top: float
+    draws: int
+    status: Status
+    stats: dict[str, Any]
+    names: Sequence[str]
+
+
+def normal_approximation(precision: np.ndarray, mode: Mode) -> Approximation:
     """The normal with this mean and precision; a precision that is not one sets an OK status.
 
-    The check ``curvature`` then says which coordinates (``names``, in their order) lie along the
-    flat or rising directions. The log evidence is Laplace's,
+    The check ``curvature`` then says which coordinates lie along the flat or rising directions. The log evidence is Laplace's,
     ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact where the log density is
     quadratic.
     """
+    mean, top, draws, status, stats, names = mode
     size = mean.shape[0]
     checks: tuple[Check, ...] = ()
     try:
@@ -62,7 +74,7 @@ def normal_approximation(
         tril = upper.T * np.sign(np.diag(upper))
         status = Status.NOT_POSITIVE_DEFINITE if status.ok else status
         checks = (_flatness(values, vectors, names),)
-    evidence = log_density_at_mean + 0.5 * size * math.log(2 * math.pi)
+    evidence = top + 0.5 * size * math.log(2 * math.pi)
     evidence -= float(np.sum(np.log(np.diag(tril))))
     params = {"mean": mean, "tril": tril.astype(mean.dtype)}
     return Approximation(
