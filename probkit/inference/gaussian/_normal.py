@@ -54,9 +54,9 @@ class Mode(NamedTuple):
 def normal_approximation(precision: np.ndarray, mode: Mode) -> Approximation:
     """The normal with this mean and precision; a precision that is not one sets an OK status.
 
-    The check ``curvature`` then says which coordinates lie along the flat or rising directions. The log evidence is Laplace's,
-    ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact where the log density is
-    quadratic.
+    The check ``curvature`` then says which coordinates lie along the flat or rising directions.
+    The log evidence is Laplace's, ``log p(m) + d/2 log 2 pi - 1/2 log |precision|``, which is exact
+    where the log density is quadratic.
     """
     mean, top, draws, status, stats, names = mode
     size = mean.shape[0]
