@@ -24,5 +24,5 @@ class HostArray(np.ndarray):
 
 
 def host_array(value: Any) -> Any:
-    """A NumPy array as a `HostArray`; anything else as it is."""
-    return value.view(HostArray) if type(value) is np.ndarray else value
+    """A NumPy array with axes as a `HostArray`; anything else as it is."""
+    return value.view(HostArray) if type(value) is np.ndarray and value.ndim else value

@@ -259,3 +259,18 @@ def test_compiled_by_variant_and_shape(folder):
     assert again is double
     np.testing.assert_array_equal(double(np.ones(3, np.float32)), 2 * np.ones(3))
     np.testing.assert_array_equal(triple(np.ones(3, np.float32)), 3 * np.ones(3))
+
+
+def test_sums_in_batched_programs_are_right():
+    # A library of XLA's for reductions gave other sums here (jaxlib 0.10.2), off by whole nats.
+    from scipy import stats
+
+    kappa = (10 * np.exp(np.linspace(-0.4, 0.4, 1024))).astype(np.float32)
+    y = np.random.default_rng(1).beta(3.0, 7.0, 37).astype(np.float32)
+    fn = jax.vmap(lambda k, y: pk.dist.Beta(k * 0.3, k * 0.7).log_prob(y), (0, None))
+    program = pk.Model(a=pk.dist.Normal(0, 1)).bind({}).program
+    found = compiled(program, "test_sums", None, fn, (kappa, y))(kappa, y)
+    k = kappa[:, None].astype(float)
+    np.testing.assert_allclose(
+        found, stats.beta.logpdf(y.astype(float), 0.3 * k, 0.7 * k), atol=1e-3
+    )

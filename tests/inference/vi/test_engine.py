@@ -14,6 +14,7 @@ from probkit.core import Status, Target, run
 from probkit.core._callbacks import Callback, Progressed
 from probkit.inference.vi._engine import Recipe, gradient_of, whitened
 from probkit.inference.vi._families import Shape, family_named
+from probkit.inference.vi._scale_maps import SLOPE, free_of
 from probkit.inference.vi._score import no_control, score_gradient
 from probkit.inference.vi._start import gaussian_start
 from tests.inference.cases import (
@@ -119,7 +120,7 @@ def test_the_structured_family_keeps_the_graph():
 def _mean_gradient(objective: str, gradient: str, group: int, alpha: float, n: int):
     """Mean and error of the gradient of a diagonal Gaussian against N(1, 2^2)^2."""
     family = family_named("meanfield", Shape())
-    params = {"loc": jnp.array([0.2, -0.1]), "scale": jnp.array([1.2, 0.7])}
+    params = {"loc": jnp.array([0.2, -0.1]), "scale": free_of("linear", jnp.array([1.2, 0.7]))}
     log_p = lambda w: -0.5 * jnp.sum(((w - 1.0) / 2.0) ** 2) - 2 * jnp.log(2.0)  # noqa: E731
     recipe = Recipe(family, objective, gradient, 40, group, False)
 
@@ -138,8 +139,8 @@ def _mean_gradient(objective: str, gradient: str, group: int, alpha: float, n: i
 
 
 _EXACT = np.array(
-    [-(1.0 - 0.2) / 4, -(1.0 + 0.1) / 4, 1.2 / 4 - 1 / 1.2, 0.7 / 4 - 1 / 0.7]
-)  # of -ELBO = const + sum ((m-1)^2 + s^2)/8 - log s
+    [-(1.0 - 0.2) / 4, -(1.0 + 0.1) / 4, SLOPE * (1.2 / 4 - 1 / 1.2), SLOPE * (0.7 / 4 - 1 / 0.7)]
+)  # of -ELBO = const + sum ((m-1)^2 + s^2)/8 - log s, s = SLOPE u
 
 
 @pytest.mark.parametrize("gradient", ["reparam", "stl"])
@@ -152,7 +153,7 @@ def test_elbo_gradients_are_unbiased(gradient):
 def _score_gradients(steps: int, n: int, draws: int = 16):
     """Gradients of independent fits held at one point, after so many steps of the running means."""
     family = family_named("meanfield", Shape())
-    params = {"loc": jnp.array([0.2, -0.1]), "scale": jnp.array([1.2, 0.7])}
+    params = {"loc": jnp.array([0.2, -0.1]), "scale": free_of("linear", jnp.array([1.2, 0.7]))}
     log_p = lambda w: -0.5 * jnp.sum(((w - 1.0) / 2.0) ** 2) - 2 * jnp.log(2.0)  # noqa: E731
 
     @jax.jit
@@ -191,7 +192,7 @@ def test_score_gradients_are_unbiased_and_the_running_control_cuts_their_varianc
     w = loc + scale * noise
     r = -0.5 * np.sum(((w - 1) / 2) ** 2, 1) - 2 * np.log(2) + 0.5 * np.sum(noise**2, 1)
     r += np.log(2 * np.pi) + np.sum(np.log(scale))
-    h = np.concatenate([noise / scale, (noise**2 - 1) / scale], 1)
+    h = np.concatenate([noise / scale, SLOPE * (noise**2 - 1) / scale], 1)
     plain = (h * r[:, None]).var(0) / 16
     assert np.all(alone.var(0) < 0.8 * plain)
 
@@ -209,7 +210,7 @@ def test_a_fit_by_score_gradients_needs_no_slope():
     params = jax.tree.map(np.asarray, fit.output.params)
     scale = params["frame"]["scale"]
     mean = params["frame"]["centre"] + scale * params["family"]["loc"]
-    sd = scale * params["family"]["scale"]
+    sd = scale * SLOPE * params["family"]["scale"]
     assert abs(mean[0] - 3.0) < 0.1 and sd[0] == pytest.approx(0.5, rel=0.15)
 
 
@@ -357,7 +358,7 @@ def test_the_best_mean_field_fit():
     assert fit.status is Status.OK
     assert fit.output.stats["elbo"] == pytest.approx(best, abs=0.06)  # 4 standard errors
     params = jax.tree.map(np.asarray, fit.output.params)
-    sd = params["frame"]["scale"] * params["family"]["scale"]
+    sd = params["frame"]["scale"] * SLOPE * params["family"]["scale"]
     np.testing.assert_allclose(sd, np.diag(precision) ** -0.5, rtol=0.03)
 
 
