@@ -22,6 +22,7 @@ import numpy as np
 import probkit as pk
 from benchmarks import _common as c
 from benchmarks._models import CASES
+from probkit.inference.vi._scale_maps import scale_of
 
 _CLOSE, _DRAWS = 0.02, 50_000
 _BUDGETS = (50, 200, 400, 800, 1600, 3200, 6400, 12_800)
@@ -201,15 +202,13 @@ def measure(target: pk.Target, seeds: int) -> dict[str, Any]:
         log_p = jax.vmap(pk.Target(target.program, arrays).flat_log_density)(z)
         return jnp.mean(log_p) + jnp.sum(jnp.log(jnp.diag(root)))
 
-    def value(run: Any, scale: Callable = jnp.asarray) -> float:
+    def value(run: Any, scale: str = "linear") -> float:
         inner = run.output.params["family"]
-        lower = jnp.tril(inner["lower"], -1) + jnp.diag(scale(inner["scale"]))
+        lower = jnp.tril(inner["lower"], -1) + jnp.diag(scale_of(scale, inner["scale"]))
         return float(elbo(run.output.params, lower, target.arrays))
 
     # Fixed draws have log scales.
-    values = {
-        k: value(run, jnp.exp if isinstance(k, tuple) else jnp.asarray) for k, run in fits.items()
-    }
+    values = {k: value(run, "exp" if isinstance(k, tuple) else "linear") for k, run in fits.items()}
     best = max(values.values())
     oracle = []
     for seed in range(min(3, seeds)):
