@@ -211,10 +211,12 @@ def _load(path: Path) -> Callable | None:
     except OSError:
         return None
     try:
-        needs_lapack, *parts = pickle.loads(payload)
+        needs_lapack, count, *parts = pickle.loads(payload)
         if needs_lapack:
             _ready_lapack()
-        executable = serialize_executable.deserialize_and_load(*parts)
+        # By default a program is loaded for all devices that there are.
+        own = jax.local_devices()[:count]
+        executable = serialize_executable.deserialize_and_load(*parts, execution_devices=own)
         os.utime(path)
         return executable
     except Exception:
@@ -235,7 +237,7 @@ def _store(path: Path, executable: Any, needs_lapack: bool) -> None:
 
     try:
         parts = serialize_executable.serialize(executable)
-        payload = pickle.dumps((needs_lapack, *parts))
+        payload = pickle.dumps((needs_lapack, _device_count(executable), *parts))
     except Exception:
         # Host callbacks and custom containers cannot be serialised; that costs a compilation
         # in the next process and nothing else.
@@ -247,6 +249,12 @@ def _store(path: Path, executable: Any, needs_lapack: bool) -> None:
         _prune(path.parent)
     except OSError:
         return
+
+
+def _device_count(executable: Any) -> int:
+    """How many devices a compiled program runs on."""
+    shardings = jax.tree.leaves((executable.input_shardings, executable.output_shardings))
+    return max((len(s.device_set) for s in shardings), default=1)
 
 
 def _prune(folder: Path) -> None:
