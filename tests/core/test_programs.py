@@ -88,7 +88,8 @@ def test_a_second_process_compiles_no_sampler(folder, devices):
     made = _files(folder)
     assert made
     second, again = process()
-    assert second == 0
+    # (Dividing arrays among devices compiles small programs of JAX's own.)
+    assert second == 0 if devices == 1 else second <= first - 2
     assert again == draws
     assert _files(folder) == made
     if devices == 1:
