@@ -39,7 +39,7 @@ def log_normal_mean(fn: Callable[[Array], PyTree], dtype: Any) -> PyTree:
     """
     first = -_REACH + _STEP * jnp.arange(NODES, dtype=dtype)
     values = jax.vmap(fn)(first)
-    closed = jax.tree.map(lambda v: _quadratic(v, first), values)
+    closed = jax.tree.map(_quadratic, values)
     summed = jax.tree.map(lambda v: _added(None, v, first), values)
     settles = max(1e-6, 100.0 * float(jnp.finfo(dtype).eps))
 
@@ -87,7 +87,7 @@ def _change(after: Array, before: Array, closed: tuple[Array, Array]) -> Array:
     return jnp.max(jnp.where(same, 0.0, jnp.nan_to_num(gap, nan=jnp.inf)), initial=0.0)
 
 
-def _quadratic(values: Array, nodes: Array) -> tuple[Array, Array]:
+def _quadratic(values: Array) -> tuple[Array, Array]:
     """The integral if the values are those of a quadratic, and whether they are."""
     middle, reach = NODES // 2, NODES // 2 - 1
     left, centre, right = values[middle - reach], values[middle], values[middle + reach]
