@@ -32,24 +32,33 @@ def in_turns(count: int) -> bool:
 
 def spread(chunk: Callable, devices: int) -> Callable:
     """A chunk with its chains divided among devices, each looping on its own."""
+    return divided(chunk, devices, (None, None, None, 0, 0, None, None, None), (0, 0, 1, 0, 0))
+
+
+def divided(fn: Callable, devices: int, into: tuple, out: Any) -> Callable:
+    """``fn`` with its work divided among devices, each of which does its part on its own.
+
+    Args:
+        fn: a traceable function of trees of arrays.
+        devices: how many; with 1 it is ``fn`` itself.
+        into: for each argument, the axis along which it is divided, or None: all devices have it.
+        out: the same for what is returned (a tuple, or one axis).
+    """
     if devices == 1:
-        return chunk
+        return fn
     mesh = jax.make_mesh(
         (devices,),
         ("chain",),
         axis_types=(jax.sharding.AxisType.Auto,),
         devices=jax.local_devices()[:devices],
     )
-    whole, split, second = (
-        jax.sharding.PartitionSpec(*a) for a in ((), ("chain",), (None, "chain"))
-    )
-    return jax.shard_map(
-        chunk,
-        mesh=mesh,
-        in_specs=(whole, whole, whole, split, split, whole, whole, whole),
-        out_specs=(split, split, second, split, split),
-        check_vma=False,
-    )
+
+    def spec(axis: int | None) -> Any:
+        return jax.sharding.PartitionSpec(*(() if axis is None else (*[None] * axis, "chain")))
+
+    outs = tuple(map(spec, out)) if isinstance(out, tuple) else spec(out)
+    specs = {"in_specs": tuple(map(spec, into)), "out_specs": outs}
+    return jax.shard_map(fn, mesh=mesh, **specs, check_vma=False)
 
 
 def devices_for(chains: int, devices: int | None) -> int:

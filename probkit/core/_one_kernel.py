@@ -93,7 +93,9 @@ def as_one_kernel(fn: Callable) -> Callable:
     return call
 
 
-_MARKED: dict[str, Any] = {"xla_cpu_small_call": "true", "inlineable": "false"}
+#: The attribute, which is how a lowered program tells that it holds such a call.
+ONE_KERNEL = "xla_cpu_small_call"
+_MARKED: dict[str, Any] = {ONE_KERNEL: "true", "inlineable": "false"}
 _UNMARKED: dict[str, Any] = dict.fromkeys(_MARKED)
 
 

@@ -120,6 +120,8 @@ class GraphLatent(GaussianLatent):
     def _summed(self, values: Mapping[str, Array], arrays: dict) -> Array:
         """Values by observation summed by the entry of ``f`` that they belong to."""
         total = jnp.zeros(self.size, self.program.dtype)
+        if "by_row" in arrays["latent"]:
+            return sum(values.values(), total)
         for name, value in values.items():
             total = total.at[jnp.asarray(arrays["latent"]["owner"][name])].add(value)
         return total

@@ -76,15 +76,6 @@ class Adjoint(NamedTuple):
     m: Array
 
 
-def _upper(matrix: Array) -> Array:
-    """``L'`` of a matrix that is symmetric to the last bit, without a pass across its columns.
-
-    LAPACK's columns are our rows: the transposes here and there move nothing, and averaging the
-    matrix with its transpose, the default, would.
-    """
-    return jnp.linalg.cholesky(matrix.T, symmetrize_input=False).T
-
-
 def jittered_cholesky(matrix: Array, tries: int = 8) -> tuple[Array, Array]:
     """The lower factor, and the share of the mean diagonal that had to be added to get it.
 
@@ -97,23 +88,25 @@ def jittered_cholesky(matrix: Array, tries: int = 8) -> tuple[Array, Array]:
     growth = max((largest / least) ** (1.0 / (tries - 1)), 1.0)
     here = jnp.arange(n)
 
-    def broken(upper: Array) -> Array:
-        return ~jnp.all(jnp.isfinite(jnp.diagonal(upper)))
+    def broken(tril: Array) -> Array:
+        return ~jnp.all(jnp.isfinite(jnp.diagonal(tril)))
 
     def failed(carry: tuple[Array, Array, Array]) -> Array:
         return (carry[0] <= tries) & broken(carry[1])
 
     # The first try is a turn of the loop like the others: a second factorisation would be compiled.
+    # (LAPACK's columns are our rows: the transpose moves nothing. Nor is there a mean of the matrix
+    # with its transpose, the default, which would pass across its columns.)
     def attempt(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         k = carry[0].astype(matrix.dtype)
         share = jnp.where(k > 0, least * growth ** (k - 1.0), 0.0)
-        added = jnp.where(here[:, None] == here, share * mean, 0.0)
-        return carry[0] + 1, _upper(matrix + added), share
+        whole = matrix + jnp.where(here[:, None] == here, share * mean, 0.0)
+        return carry[0] + 1, jnp.linalg.cholesky(whole.T, symmetrize_input=False), share
 
     nothing = jnp.full_like(matrix, jnp.nan)
     first = (jnp.int32(0), nothing, jnp.zeros((), matrix.dtype))
-    _, upper, share = jax.lax.while_loop(failed, attempt, first)
-    return upper.T, jnp.where(broken(upper), jnp.inf, share)
+    _, tril, share = jax.lax.while_loop(failed, attempt, first)
+    return tril, jnp.where(broken(tril), jnp.inf, share)
 
 
 def safe_cholesky(matrix: Array, tries: int = 8) -> Array:
@@ -131,19 +124,14 @@ def lower_inverse(tril: Array, leaf: int = 64) -> Array:
 
     ``[[A, 0], [C, D]]^-1 = [[A^-1, 0], [-D^-1 C A^-1, D^-1]]``.
     """
-    return _upper_inverse(tril.T, leaf).T
-
-
-def _upper_inverse(upper: Array, leaf: int) -> Array:
-    """That of the transpose: the factor lies in memory by its columns, so its rows are long."""
-    n = upper.shape[0]
+    n = tril.shape[0]
     if n <= max(leaf, 1):
-        return solve_triangular(upper, jnp.eye(n, dtype=upper.dtype), lower=False)
+        return solve_triangular(tril, jnp.eye(n, dtype=tril.dtype), lower=True)
     k = n // 2
-    first, last = _upper_inverse(upper[:k, :k], leaf), _upper_inverse(upper[k:, k:], leaf)
-    corner = -(first @ upper[:k, k:]) @ last
-    zero = jnp.zeros((n - k, k), upper.dtype)
-    return jnp.block([[first, corner], [zero, last]])
+    first, last = lower_inverse(tril[:k, :k], leaf), lower_inverse(tril[k:, k:], leaf)
+    corner = -(last @ (tril[k:, :k] @ first))
+    zero = jnp.zeros((k, n - k), tril.dtype)
+    return jnp.block([[first, zero], [corner, last]])
 
 
 def lower_gram(tril: Array, leaf: int = 64) -> Array:

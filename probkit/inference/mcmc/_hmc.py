@@ -88,7 +88,7 @@ class HMC(Inference):
     ):
         check_options("HMC", unknown, _OPTIONS)
         self.draws = check_count("HMC(draws)", draws)
-        self.schedule = Schedule(check_count("HMC(warmup)", warmup, least=0))
+        self.schedule = Schedule(check_count("HMC(warmup)", warmup, least=0), metric)
         self._chains = check_count("HMC(chains)", chains)
         self.leapfrog = check_count("HMC(leapfrog)", leapfrog)
         self.jitter = check_between("HMC(jitter)", jitter, -1e-12, 1.0)

@@ -36,6 +36,7 @@ def _initial(init: Any, key: Array, position: Array, method: NUTS) -> Any:
         method.static_warmup,
         target_accept_prob=method.target_accept,
         dense_mass=method.metric == "dense",
+        adapt_mass_matrix=method.metric != "identity",
         max_tree_depth=method.max_depth,
         rng_key=jax.random.key_data(key),
     )

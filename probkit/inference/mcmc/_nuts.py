@@ -28,7 +28,7 @@ from probkit.core import (
 from probkit.core._wrappers import split_history
 from probkit.inference.mcmc._schedule import Schedule
 
-METRICS = ("auto", "low_rank", "diag", "dense")
+METRICS = ("auto", "low_rank", "diag", "dense", "identity")
 _OPTIONS = ("draws", "warmup", "chains", "target_accept", "max_depth", "metric", "engine")
 
 
@@ -43,7 +43,8 @@ class NUTS(Inference):
             raise it to 0.95 or 0.99 where there are divergences.
         max_depth: a trajectory has at most ``2**max_depth`` leapfrog steps.
         metric: ``"auto"``, ``"low_rank"``, ``"diag"`` or ``"dense"``: the mass matrix that is
-            learnt. Low rank finds strong correlations at little cost.
+            learnt. Low rank finds strong correlations at little cost. ``"identity"`` learns none:
+            for densities whose coordinates have unit scale already, warm-up is the step size's.
         engine: ``"blackjax"`` or ``"numpyro"`` (diagonal or dense metric).
 
     Raises:
@@ -78,7 +79,7 @@ class NUTS(Inference):
     ):
         check_options("NUTS", unknown, _OPTIONS)
         self.draws = check_count("NUTS(draws)", draws)
-        self.schedule = Schedule(check_count("NUTS(warmup)", warmup, least=0))
+        self.schedule = Schedule(check_count("NUTS(warmup)", warmup, least=0), metric)
         self._chains = check_count("NUTS(chains)", chains)
         self.target_accept = check_between("NUTS(target_accept)", target_accept, 0.0, 1.0)
         self.max_depth = check_count("NUTS(max_depth)", max_depth)

@@ -8,7 +8,8 @@ of dual averaging (Hoffman and Gelman 2014, section 3.2.1).
 
 Metrics: ``diag`` and ``dense`` (Welford), ``low_rank`` (diagonal plus rank 10, minimising the
 Fisher divergence between draws and scores: Seyboldt, Carlson and Carpenter 2026, Algorithm 1).
-``auto`` is low-rank up to 1,000 dimensions and diagonal beyond.
+``auto`` is low-rank up to 1,000 dimensions and diagonal beyond; ``identity`` is a diagonal one
+that is left as it begins.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ Kernel = Callable[[Array, Any, Callable, Array, Any], tuple[Any, dict[str, Array
 
 
 def metric_kind(metric: str, dimension: int) -> str:
-    """What ``auto`` means for a target of this dimension."""
+    """The accumulator of a metric: what ``auto`` means for a target of this dimension."""
+    if metric == "identity":
+        return "diag"
     if metric != "auto":
         return metric
     return "low_rank" if 2 <= dimension <= _LOW_RANK_UP_TO else "diag"
