@@ -69,14 +69,20 @@ class Terms:
 
     def log_likelihood(self) -> Array:
         """Sum of the likelihood terms, scaled up to the whole data set."""
-        return _total([jnp.sum(v) * self.scale.get(k, 1.0) for k, v in self.likelihood.items()])
+        return _total([scaled_sum(v, self.scale.get(k, 1.0)) for k, v in self.likelihood.items()])
 
     def log_density(self) -> Array:
         """Prior plus likelihood."""
         return _total(
             list(self.prior.values())
-            + [jnp.sum(v) * self.scale.get(k, 1.0) for k, v in self.likelihood.items()]
+            + [scaled_sum(v, self.scale.get(k, 1.0)) for k, v in self.likelihood.items()]
         )
+
+
+def scaled_sum(terms: ArrayLike, scale: float) -> Array:
+    """The sum times ``scale``, without the operations that change nothing."""
+    total = jnp.sum(terms) if jnp.ndim(terms) else jnp.asarray(terms)
+    return total if scale == 1.0 else total * scale
 
 
 def _total(terms: list[Array]) -> Array:

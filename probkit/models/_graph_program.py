@@ -25,6 +25,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform
 
 from probkit.core import Batch, GaussianLatent, Program, Site, Terms
+from probkit.core._target import scaled_sum
 from probkit.models._centring import centre
 from probkit.models._enumerate import Enumeration
 from probkit.models._facts import Facts
@@ -32,7 +33,7 @@ from probkit.models._gp import GaussianProcess, check_memory
 from probkit.models._gp_conditional import residuals, workspace
 from probkit.models._gp_latent import GraphLatent
 from probkit.models._graph import consumers
-from probkit.models._inside import log_density, settled
+from probkit.models._inside import checked_density, log_density, settled, trusted
 from probkit.models._markov import Markov
 from probkit.models._minibatch import check_batch
 from probkit.models._nodes import Deterministic, Factor, RandomVariable
@@ -283,7 +284,8 @@ class GraphProgram(Program):
 
     def terms(self, name: str, d: Any, value: Array) -> Array:
         """Log density terms of an observed site; see `_inside` for what is not checked again."""
-        return log_density(d, value) if settled(self.facts[name]) else d.log_prob(value)
+        inside = settled(self.facts[name])
+        return log_density(d, value) if inside else checked_density(d, value)
 
     def observed_terms(
         self, name: str, d: Any, value: Array, arrays: dict, view: View
@@ -304,9 +306,10 @@ class GraphProgram(Program):
             return self.enumeration.terms(z, arrays, view)
         env: dict[str, Any] = {}
         terms = Terms({}, {}, {})
-        for name in self.nodes:
-            if name not in self.barren:
-                self.visit(name, env, z, arrays, view, terms)
+        with trusted():
+            for name in self.nodes:
+                if name not in self.barren:
+                    self.visit(name, env, z, arrays, view, terms)
         return terms
 
     def visit(self, name: str, env: dict, z: Any, arrays: dict, view: View, terms: Terms) -> None:
@@ -327,7 +330,7 @@ class GraphProgram(Program):
         if name not in self.plan.observed:
             own = view.rows(z[name], dims)
             env[name], lp = self.latent(name, d, own, view)
-            terms.prior[name] = jnp.sum(lp) * view.scale(dims)
+            terms.prior[name] = scaled_sum(lp, view.scale(dims))
             return
         missing, jacobian = None, 0.0
         if name in self.imputed:
@@ -346,7 +349,7 @@ class GraphProgram(Program):
             terms.likelihood[name] = jnp.asarray(value)
             terms.scale[name] = view.scale(dims)
         else:
-            terms.prior[name] = jnp.sum(value) * view.scale(dims)
+            terms.prior[name] = scaled_sum(value, view.scale(dims))
 
     def constrain(self, key: Array, z: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
         view = self.view(arrays)

@@ -138,9 +138,9 @@ def test_draws_are_those_of_the_ordinary_program(method, monkeypatch):
 def test_what_cannot_be_one_kernel_is_compiled_the_ordinary_way(monkeypatch):
     tried = []
 
-    def compile_and_tell(lowered, options):
+    def compile_and_tell(lowered, text, options):
         try:
-            made = ordinary(lowered, options)
+            made = ordinary(lowered, text, options)
         except jax.errors.JaxRuntimeError:
             tried.append("refused")
             raise

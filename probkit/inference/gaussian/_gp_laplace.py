@@ -35,7 +35,7 @@ from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, RAN_O
 from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._tilted import Pointwise, curvatures
 
-_LENGTHS = 12
+_LENGTHS, _WHOLE = 12, 1  # lengths 2, 1, 1/2, ...: the second is a whole step
 
 
 class _Newton(NamedTuple):
@@ -81,7 +81,12 @@ def solve(
         now = height(c.alpha, c.f)
         move = jnp.where((heights[i] > now) & jnp.isfinite(heights[i]), lengths[i], 0.0)
         # Newton's decrement: what the quadratic model promises, which also ends a stalled search.
-        gain = jnp.where(move == 0.0, 0.0, jnp.abs(jnp.dot(da, df)) + heights[i] - now)
+        promised = jnp.abs(jnp.dot(da, df))
+        # Heights do not tell steps apart whose gain is lost in their rounding. The last step is
+        # taken all the same: the determinant is of first order in what f is off by.
+        last = promised < 100.0 * jnp.finfo(dtype).eps * (1.0 + jnp.abs(now))
+        move = jnp.where(last & jnp.isfinite(heights[_WHOLE]), 1.0, move)
+        gain = jnp.where((move == 0.0) | last, 0.0, promised + heights[i] - now)
         return _Newton(c.alpha + move * da, c.f + move * df, gain, c.steps + 1)
 
     def going(c: _Newton) -> Array:
