@@ -13,6 +13,7 @@ holds them, ``log_likelihood`` has none.
 from __future__ import annotations
 
 import abc
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,10 +89,9 @@ def scaled_sum(terms: ArrayLike, scale: float) -> Array:
 def _total(terms: list[Array]) -> Array:
     if not terms:
         return jnp.zeros(())
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    dtype = jnp.result_type(*terms)
+    # (The primitive: JAX traces an operator as a function of its own.)
+    return functools.reduce(jax.lax.add, [jnp.asarray(t, dtype) for t in terms])
 
 
 class Batch(eqx.Module):
