@@ -70,28 +70,46 @@ class GraphLatent(GaussianLatent):
 
     # -- walking ----------------------------------------------------------------------------
 
-    def _walk(
-        self, wanted: Iterable[str], theta: Array, arrays: dict, view: View
-    ) -> tuple[dict[str, Any], Terms]:
-        """Values of some nodes, none of which depends on ``f``, and their log density terms."""
+    def _walk(self, wanted: Iterable[str], theta: Array, arrays: dict, view: View) -> Terms:
+        """The log density terms of some nodes, none of which depends on ``f``."""
         env: dict[str, Any] = {}
         terms = Terms({}, {}, {})
         z, program = self.theta.unravel(theta), self.program
         for name in program.nodes:
             if name in wanted and name not in program.barren:
                 program.visit(name, env, z, arrays, view, terms)
-        return env, terms
+        return terms
+
+    def _values(self, wanted: Iterable[str], theta: Array, view: View) -> dict[str, Any]:
+        """The values of some nodes, none of which depends on ``f``."""
+        env: dict[str, Any] = {}
+        z, program = self.theta.unravel(theta), self.program
+        for name, node in program.nodes.items():
+            if name not in wanted or name in program.barren or isinstance(node, Factor):
+                continue
+            if isinstance(node, Deterministic):
+                env[name] = call(name, node, program.arguments(name, env, view))
+                continue
+            d = program.distribution(name, env, view)
+            if name not in program.plan.observed:
+                own = view.rows(z[name], program.facts[name].dims)
+                env[name] = program.latent_value(name, d, own, view)
+                continue
+            missing = None
+            if name in program.imputed:
+                missing, _ = program.imputed_value(name, d, z[f"{name}_missing"], view)
+            env[name] = program.filled(name, missing, view)
+        return env
 
     def _parents(self, theta: Array, arrays: dict) -> dict[str, Any]:
         """The values of the process' own parents."""
         view = self.program.view(arrays)
-        env, _ = self._walk(self.above, theta, arrays, view)
-        return self.program.arguments(self.name, env, view)
+        return self.program.arguments(self.name, self._values(self.above, theta, view), view)
 
     # -- the prior --------------------------------------------------------------------------
 
     def log_prior(self, theta: Array, arrays: dict) -> Array:
-        _, terms = self._walk(self.outside, theta, arrays, self.program.view(arrays))
+        terms = self._walk(self.outside, theta, arrays, self.program.view(arrays))
         return jnp.asarray(terms.log_density(), self.program.dtype)
 
     def mean(self, theta: Array, arrays: dict) -> Array:
@@ -129,8 +147,7 @@ class GraphLatent(GaussianLatent):
     def each(self, theta: Array, f: Array, arrays: dict, view: View | None = None) -> dict:
         """Log density terms of every observation, flat, by site."""
         view = self.program.view(arrays) if view is None else view
-        env, _ = self._walk(self.beside, theta, arrays, view)
-        terms = Terms({}, {}, {})
+        env, terms = self._values(self.beside, theta, view), Terms({}, {}, {})
         env[self.name] = f
         for name in self.inside:
             self.program.visit(name, env, {}, arrays, view, terms)
@@ -198,7 +215,7 @@ class GraphLatent(GaussianLatent):
     def etas(self, theta: Array, f: Array, arrays: dict) -> dict[str, Array]:
         """The linear predictors of the observed probit sites, flat, by site."""
         view = self.program.view(arrays)
-        env, _ = self._walk(self.beside, theta, arrays, view)
+        env = self._values(self.beside, theta, view)
         env[self.name] = f
         out = {}
         for name in self.inside:
@@ -219,7 +236,7 @@ class GraphLatent(GaussianLatent):
         z = f
         if style:
             view = self.program.view(arrays)
-            env, _ = self._walk(self.above, theta, arrays, view)
+            env = self._values(self.above, theta, view)
             weight = view.centred[self.name] if style == "auto" else False
             z = decentre(self.program.distribution(self.name, env, view), f, weight)
         return {**self.theta.unravel(theta), self.name: z}
@@ -227,7 +244,7 @@ class GraphLatent(GaussianLatent):
     def split(self, z: dict[str, Array], arrays: dict) -> tuple[Array, Array]:
         theta = self.theta.ravel(z).astype(self.program.dtype)
         view = self.program.view(arrays)
-        env, _ = self._walk(self.above, theta, arrays, view)
+        env = self._values(self.above, theta, view)
         d = self.program.distribution(self.name, env, view)
         return theta, self.program.latent(self.name, d, z[self.name], view)[0]
 

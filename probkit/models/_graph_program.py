@@ -251,6 +251,12 @@ class GraphProgram(Program):
         value = transform(z)
         return value, log_density(d, value) + transform.log_abs_det_jacobian(z, value)
 
+    def latent_value(self, name: str, d: Any, z: Array, view: View) -> Array:
+        """The value alone: nothing is traced of a density that nobody asks for."""
+        if self.facts[name].style in ("auto", "noncentred"):
+            return self.latent(name, d, z, view)[0]
+        return biject_to(d.support)(z)
+
     def filled(self, name: str, missing: Array | None, view: View) -> Array:
         """An observed value with its imputed entries put in."""
         value = view.observed[name]

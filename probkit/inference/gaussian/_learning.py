@@ -106,8 +106,8 @@ def init(key: Array, target: Target, screen: int, scouting: bool) -> dict:
     problem = Problem.of(target)
     _check_memory(problem.latent.name, problem.latent.size, None)
     latent, dtype = problem.latent, target.dtype
-    points = [latent.start(k, target.arrays) for k in jax.random.split(key, screen)]
-    candidates = jnp.stack(points).astype(dtype)
+    start = jax.vmap(lambda k: latent.start(k, target.arrays))
+    candidates = start(jax.random.split(key, screen)).astype(dtype)
     flat = jnp.zeros(latent.size, dtype)
     state = {f"search_{k}": v for k, v in begin(candidates)._asdict().items()}
     sites = {"l1": flat, "l2": flat}

@@ -122,9 +122,8 @@ def _height(problem: Problem, name: str, theta: Array) -> Array:
 def highest(target: Target, name: str) -> Summit:
     """Where the hyperparameters' log density is highest, and how it falls off."""
     problem = Problem.of(target)
-    keys = jax.random.split(jax.random.key(0), _SCREEN)
-    points = [problem.latent.start(k, target.arrays) for k in keys]
-    candidates = jnp.stack(points).astype(target.dtype)
+    start = jax.vmap(lambda k: problem.latent.start(k, target.arrays))
+    candidates = start(jax.random.split(jax.random.key(0), _SCREEN)).astype(target.dtype)
     return summit(lambda theta: _height(problem, name, theta), candidates)
 
 
