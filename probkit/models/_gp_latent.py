@@ -70,18 +70,20 @@ class GraphLatent(GaussianLatent):
 
     # -- walking ----------------------------------------------------------------------------
 
-    def _walk(self, wanted: Iterable[str], theta: Array, arrays: dict, view: View) -> Terms:
-        """The log density terms of some nodes, none of which depends on ``f``."""
+    def _walk(
+        self, wanted: Iterable[str], theta: Array, arrays: dict, view: View
+    ) -> tuple[dict[str, Any], Terms]:
+        """Values of some nodes, none of which depends on ``f``, and their log density terms."""
         env: dict[str, Any] = {}
         terms = Terms({}, {}, {})
         z, program = self.theta.unravel(theta), self.program
         for name in program.nodes:
             if name in wanted and name not in program.barren:
                 program.visit(name, env, z, arrays, view, terms)
-        return terms
+        return env, terms
 
     def _values(self, wanted: Iterable[str], theta: Array, view: View) -> dict[str, Any]:
-        """The values of some nodes, none of which depends on ``f``."""
+        """The values alone: what is not asked for need not be traced."""
         env: dict[str, Any] = {}
         z, program = self.theta.unravel(theta), self.program
         for name, node in program.nodes.items():
@@ -109,7 +111,7 @@ class GraphLatent(GaussianLatent):
     # -- the prior --------------------------------------------------------------------------
 
     def log_prior(self, theta: Array, arrays: dict) -> Array:
-        terms = self._walk(self.outside, theta, arrays, self.program.view(arrays))
+        _, terms = self._walk(self.outside, theta, arrays, self.program.view(arrays))
         return jnp.asarray(terms.log_density(), self.program.dtype)
 
     def mean(self, theta: Array, arrays: dict) -> Array:
