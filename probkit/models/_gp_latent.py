@@ -152,8 +152,7 @@ class GraphLatent(GaussianLatent):
         return jnp.sum(jnp.stack(list(self.each(theta, f, arrays, view).values())), axis=0)
 
     def rows_apart(self, arrays: dict) -> bool:
-        # (Where an outcome is missing, its mask has all rows.)
-        return "by_row" in arrays["latent"] and not arrays["masked"]
+        return "by_row" in arrays["latent"]
 
     def family(self, arrays: dict) -> str | None:
         for name in ("gaussian", "probit"):

@@ -35,6 +35,7 @@ from probkit.inference.gaussian._posterior import problem_of
 from probkit.inference.gaussian._problem import WALL, Problem
 from probkit.inference.gaussian._sparse import Natural
 from probkit.inference.gaussian._sparse_learning import QUIET, Settings, searched
+from probkit.inference.gaussian._sparse_rows import part
 from probkit.inference.gaussian._sparse_search import BLOCK, blocks_of, polish, search
 
 _SETTLED, _MOST_JITTER, _LOST = 1e-3, 1e-6, 0.05
@@ -48,7 +49,7 @@ def summarise(problem: Problem, theta: Array, z: Array, sites: Natural, block: i
     blocks, n = blocks_of(problem, block), problem.latent.size
 
     def some(rows: Array | None) -> dict[str, Array]:
-        few = sparse.part(problem, None if rows is None else jnp.minimum(rows, n - 1))
+        few = part(problem, None if rows is None else jnp.minimum(rows, n - 1))
         seen = sparse.project(few, theta, z, at)
         each = sparse.marginals(seen, q)
         terms = sparse.expected_terms(few, theta, seen, each)
