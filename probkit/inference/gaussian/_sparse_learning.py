@@ -140,7 +140,8 @@ def _check(problem: Problem, how: Settings) -> None:
     if how.batch is not None and not problem.latent.rows_apart(problem.arrays):
         raise ValueError(
             f"{how.name}: site {problem.latent.name!r}: mini-batches need observations that lie "
-            f"along the rows of {problem.latent.dim!r}, each depending on its own row; leave batch_size out to take all rows in every step"
+            f"along the rows of {problem.latent.dim!r}, each depending on its own row; leave "
+            "batch_size out to take all rows in every step"
         )
 
 

@@ -182,15 +182,16 @@ def test_engines_do_what_their_dense_twins_do(name: str, engine: str) -> None:
     assert abs(stats_["log_evidence"] - slow.log_evidence) < 1e-5
     np.testing.assert_allclose(stats_["f_mean"], slow.mean, atol=3e-5)
     np.testing.assert_allclose(stats_["f_sd"], np.sqrt(np.diag(slow.cov)), atol=3e-5)
-    # The hyperparameter is at the top of the twin's evidence (plus prior).
-    tops = [
+    # The hyperparameter is at the top of the twin's evidence (plus prior): what the parabola
+    # through three points promises is what searches leave. (Where precisions were cut at zero,
+    # derivatives at frozen sites are off a little.)
+    low, here, high = (
         twin(name, engine, log_size + d).log_evidence + stats.norm.logpdf(log_size + d, 0, 0.5)
         for d in (-0.01, 0.0, 0.01)
-    ]
-    assert tops[1] > max(tops[0], tops[2])
-    # (Where precisions were cut at zero, derivatives at frozen sites are off a little.)
-    if name != "student":
-        assert abs(tops[0] - tops[2]) < 0.3 * (2.0 * tops[1] - tops[0] - tops[2])
+    )
+    assert here > max(low, high)
+    gain = (high - low) ** 2 / (8.0 * (2.0 * here - low - high))
+    assert gain < (1e-3 if name == "student" else 3e-5)
 
 
 @pytest.mark.parametrize("name", [k for k, engine in sorted(QUICK) if engine == "ep"])
@@ -236,7 +237,7 @@ def test_predictive_densities_are_integrated(name: str, engine: str) -> None:
     ours = log_predictive(found.target, found.approximation, bound)
     np.testing.assert_allclose(ours, truth, atol=2e-5)
     plugged = case.log(new["y"], mean)
-    assert np.max(np.abs(ours - plugged)) > 0.02
+    assert np.max(np.abs(ours - plugged)) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -249,8 +250,10 @@ def test_what_users_predict_is_integrated(name: str) -> None:
     mean, var = function_ahead(name, "ep")
     log_z, _, _ = twins.tilted(lambda f: case.log(new["y"], f), mean, var)
     if case.cdf is None:
-        with pytest.raises(ValueError, match="no observed variable"):
-            found.log_predictive(new)
+        # A loss has no outcomes; the function is predicted all the same.
+        ahead = np.asarray(found.predict(new).predictions["f"])[0]
+        assert np.all(np.abs(ahead.mean(0) - mean) < 5 * np.sqrt(var / DRAWS))
+        assert np.all(np.abs(ahead.var(0) / var - 1) < 5 * np.sqrt(2 / DRAWS))
         return
     f = mean + np.sqrt(var) * np.random.default_rng(1).normal(size=(100_000, 3))
     terms = np.exp(case.log(new["y"], f))

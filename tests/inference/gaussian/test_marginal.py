@@ -110,3 +110,24 @@ def test_mistakes() -> None:
     fixed = regression.do(log_length=0.0)
     with pytest.raises(ValueError, match="no hyperparameters"):
         pk.fit(fixed, {"x": X, "y": Y}, method=pk.Marginal(), progress=False)
+
+
+def test_an_approximation_of_the_hyperparameters_brings_its_evidence() -> None:
+    """Against a grid: evidence, and the moments of the hyperparameter."""
+    method = pk.Marginal(pk.VI(family="fullrank", draws=500))
+    found = pk.fit(regression, {"x": X, "y": Y}, method=method, progress=False)
+    at = np.linspace(-4.0, 4.0, 401)
+    logs = log_posterior(found.target, "auto", at)
+    share = np.exp(logs - logs.max())
+    truth = np.log(share.sum() * 0.02) + logs.max()
+    evidence = found.log_evidence
+    assert 0.0 < evidence.se < 0.05 and evidence.khat < 0.7
+    assert abs(evidence.value - truth) < 5 * evidence.se + 1e-3
+    share /= share.sum()
+    mean = share @ at
+    draws = found.values["log_length"][0]
+    # A normal's mean and sd are near those of a posterior of one bounded hyperparameter.
+    sd = np.sqrt(share @ (at - mean) ** 2)
+    assert abs(draws.mean() - mean) < 0.3 * sd and abs(draws.std() / sd - 1) < 0.3
+    assert "k_hat" in str(found.check())
+    assert found.values["f"].shape == (1, 500, 20)
