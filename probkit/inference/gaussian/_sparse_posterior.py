@@ -122,6 +122,8 @@ def finish(target: Target, state: dict, history: dict, draws: int, how: Settings
     theta = found["theta"]
     stats = _stats(found, pick, history, theta, ends, how)
     checks = _checks(theta, stats, how)
+    if np.isinf(stats["jitter"]):
+        raise ValueError(_words_of_jitter(target, how, stats["jitter"]))
     status = Status.OK if checks[0].ok and checks[1].ok else Status.MAX_STEPS
     if not (np.isfinite(stats["elbo"]) and np.all(np.isfinite(found["mean"]))):
         status = Status.NONFINITE
@@ -257,10 +259,16 @@ def _search_check(stats: dict, how: Settings) -> Check:
 
 def _words_of_jitter(target: Target, how: Settings, jitter: float) -> str:
     latent = target.program.gaussian_latent(target.arrays)
-    return (
-        f"{how.name}: site {latent.name!r}: the covariance of the inducing points got a jitter of "
-        f"{jitter:.1e} of its mean diagonal; use fewer inducing points, or, if that does not "
-        "help, check that the kernel is positive definite (take one of pk.kernels)"
+    where = f"{how.name}: site {latent.name!r}: the covariance of the inducing points "
+    if np.isinf(jitter):
+        return where + (
+            "is not positive definite, even with a thousandth of its diagonal added; check that "
+            "the kernel is positive definite (a function of a distance need not be one: take a "
+            "kernel of pk.kernels), and that inputs and kernel are finite"
+        )
+    return where + (
+        f"got a jitter of {jitter:.1e} of its mean diagonal; use fewer inducing points, or, if "
+        "that does not help, check that the kernel is positive definite (take one of pk.kernels)"
     )
 
 

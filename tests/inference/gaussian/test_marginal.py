@@ -112,9 +112,17 @@ def test_mistakes() -> None:
         pk.fit(fixed, {"x": X, "y": Y}, method=pk.Marginal(), progress=False)
 
 
-def test_an_approximation_of_the_hyperparameters_brings_its_evidence() -> None:
+@pytest.mark.parametrize(
+    "inner",
+    [
+        pk.Laplace(draws=500),
+        pytest.param(pk.VI(family="fullrank", draws=500), marks=pytest.mark.slow),
+    ],
+    ids=["laplace", "vi"],
+)
+def test_an_approximation_of_the_hyperparameters_brings_its_evidence(inner) -> None:
     """Against a grid: evidence, and the moments of the hyperparameter."""
-    method = pk.Marginal(pk.VI(family="fullrank", draws=500))
+    method = pk.Marginal(inner)
     found = pk.fit(regression, {"x": X, "y": Y}, method=method, progress=False)
     at = np.linspace(-4.0, 4.0, 401)
     logs = log_posterior(found.target, "auto", at)
@@ -126,8 +134,8 @@ def test_an_approximation_of_the_hyperparameters_brings_its_evidence() -> None:
     share /= share.sum()
     mean = share @ at
     draws = found.values["log_length"][0]
-    # A normal's mean and sd are near those of a posterior of one bounded hyperparameter.
+    # (Laplace sits at the mode.)
     sd = np.sqrt(share @ (at - mean) ** 2)
-    assert abs(draws.mean() - mean) < 0.3 * sd and abs(draws.std() / sd - 1) < 0.3
+    assert abs(draws.mean() - mean) < 0.6 * sd and abs(draws.std() / sd - 1) < 0.3
     assert "k_hat" in str(found.check())
     assert found.values["f"].shape == (1, 500, 20)
