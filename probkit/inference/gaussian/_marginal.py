@@ -270,8 +270,8 @@ def _weighed(within: Target, found: Approximation, key: np.ndarray) -> Approxima
     """
     if found.log_density is None:
         return found
-    other = jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), _SCREEN))
-    made = weigh(within, found, np.asarray(other), _WEIGHED)
+    mine = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key)), _SCREEN)
+    made = weigh(within, found, np.asarray(jax.random.key_data(mine)), _WEIGHED)
     evidence = made.log_evidence
     stats = {**found.stats, "log_evidence_se": evidence.se, "k_hat": made.best.khat}
     checks = (*found.checks, *made.checks(within.program.flat.labels().__getitem__))
