@@ -87,10 +87,13 @@ bench: ready .venv-peers/.stamp .venv-gp-peers/.stamp  ## the measurements of be
 	@touch $@
 
 # For benchmarks/gp_speed.py: GPyTorch brings torch, so it lives apart too. tinygp gets our JAX.
+# Torch's own index has it without CUDA (1.6 GB instead of 6): there the version is 2.13.0+cpu, which
+# pip prefers to PyPI's 2.13.0.
 .venv-gp-peers/.stamp:
 	"$$(.ci/python 3.11 3.13)" -m venv .venv-gp-peers
-	.venv-gp-peers/bin/python -m pip install --quiet 'torch>=2.6' 'gpytorch>=1.14' \
-	  'tinygp>=0.3' 'jax>=0.9,<0.11' 'scipy>=1.13'
+	.venv-gp-peers/bin/python -m pip install --quiet --extra-index-url \
+	  https://download.pytorch.org/whl/cpu 'torch==2.13.0' 'gpytorch>=1.14' 'tinygp>=0.3' \
+	  'jax>=0.9,<0.11' 'scipy>=1.13'
 	@touch $@
 
 clean:  ## remove what the other targets made

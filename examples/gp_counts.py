@@ -75,11 +75,14 @@ def draw_picture(frame: Any, year: Any, low: Any, middle: Any, high: Any) -> Non
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 3.5), layout="constrained")
-    axes.plot(frame.year, frame.spots, ".", color="0.3", markersize=3, label="counted")
+    frame = frame[frame.year >= 1900]
+    before, after = frame[frame.year < HELD_OUT], frame[frame.year >= HELD_OUT]
+    axes.plot(before.year, before.spots, ".-", color="0.3", lw=0.5, ms=4, label="counted")
+    axes.plot(after.year, after.spots, "o", color="C3", ms=4, label="held out")
     axes.fill_between(year, low, high, alpha=0.4, label="90 % of the forecast")
     axes.plot(year, middle, label="its median")
     axes.set(xlabel="year", ylabel="sunspots")
-    axes.legend()
+    axes.legend(loc="upper left")
     figure.savefig("gp_counts.png", dpi=150)
 
 

@@ -1,6 +1,7 @@
 """One row per inference method: what the battery in `tests/test_battery.py` runs it with.
 
-A new method adds one `Row` here and inherits every test of the battery.
+A new method adds one `Row` here and inherits every test of the battery; one for Gaussian processes
+a `ProcessRow`, and inherits those of `tests/test_process_battery.py` (at the end of this file).
 
 The battery's problem is a linear regression with known noise,
 
@@ -282,5 +283,163 @@ REGISTRY: tuple[Row, ...] = (
         _COUNTS,
         draws=False,
         chains=1,
+    ),
+)
+
+
+# -- methods for Gaussian processes ----------------------------------------------------------------
+
+POINTS, NOISE = 20, 0.3
+PROCESS_COORDS = {"row": [f"r{i}" for i in range(POINTS)]}
+
+process = pk.Model(
+    f=pk.gp(lambda: pk.kernels.Matern32(1.0), at="x", mean=0.5, dims="row"),
+    y=pk.rv(lambda f: dist.Normal(f, NOISE), dims="row"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Data of a regression on a process, and its posterior in closed form."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    @property
+    def data(self) -> dict[str, np.ndarray]:
+        return {"x": self.x, "y": self.y}
+
+    @property
+    def covariance(self) -> np.ndarray:
+        u = np.sqrt(3.0) * np.abs(self.x[:, None] - self.x)
+        return (1.0 + u) * np.exp(-u)
+
+    @property
+    def noisy(self) -> np.ndarray:
+        return self.covariance + NOISE**2 * np.eye(len(self.x))
+
+    @property
+    def mean(self) -> np.ndarray:
+        return 0.5 + self.covariance @ np.linalg.solve(self.noisy, self.y - 0.5)
+
+    @property
+    def sd(self) -> np.ndarray:
+        shrunk = self.covariance @ np.linalg.solve(self.noisy, self.covariance)
+        return np.sqrt(np.diag(self.covariance - shrunk))
+
+    @property
+    def log_evidence(self) -> float:
+        gap, log_det = self.y - 0.5, np.linalg.slogdet(self.noisy)[1]
+        square = gap @ np.linalg.solve(self.noisy, gap)
+        return float(-0.5 * (square + log_det + len(self.x) * np.log(2 * np.pi)))
+
+
+def curve(seed: int = 0) -> Curve:
+    """Places in no order, none very close to another."""
+    rng = np.random.default_rng(seed)
+    x = rng.permutation(np.linspace(-3, 3, POINTS)) + 0.05 * rng.normal(size=POINTS)
+    return Curve(x, np.sin(2.0 * x) + NOISE * rng.normal(size=POINTS))
+
+
+_ORDER = np.random.default_rng(1).permutation(POINTS)
+#: The order of the rows, and the place of the inputs, change nothing.
+CURVES: dict[str, Callable[[Curve], Curve]] = {
+    "identity": lambda c: c,
+    "permute": lambda c: Curve(c.x[_ORDER], c.y[_ORDER]),
+    "shift": lambda c: Curve(c.x + 7.0, c.y),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessRow:
+    """A method for Gaussian processes; `make` takes a `Curve` besides options.
+
+    Attributes:
+        name: the row's name.
+        make: the method with small settings, exact for normal noise; keywords override them.
+        misspelt: an option that does not exist, and the one that the error must name.
+        bad: keywords, the exception and words of its message, for options out of range.
+        tolerance: of log evidence, means and sds.
+        site: what its draws are of.
+        quick: whether its fits are in the normal tests (the others take the same road).
+        groups: whether its ArviZ groups are too.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    misspelt: tuple[str, str]
+    bad: tuple[tuple[dict[str, Any], type[Exception], str], ...]
+    tolerance: float = 1e-8
+    site: str = "f"
+    quick: bool = True
+    groups: bool = False
+
+
+def _dense(method: type) -> Callable[..., Any]:
+    return lambda curve, **options: method(**{"draws": 300, "starts": 1, "screen": 1, **options})
+
+
+def _sparse(method: type) -> Callable[..., Any]:
+    # All rows are inducing points: the exact process again.
+    return lambda curve, **options: method(
+        **{"draws": 300, "inducing": curve.x, "screen": 1, **options}
+    )
+
+
+_SEARCH = (
+    *_COUNTS,
+    ({"objective": "mle"}, ValueError, "objective"),
+    ({"max_steps": 0}, ValueError, "max_steps"),
+)
+_STARTS = (*_SEARCH, ({"starts": 0}, ValueError, "starts"))
+_SPARSE = (
+    *_SEARCH,
+    ({"inducing": 0}, ValueError, "inducing.*at least 1"),
+    ({"batch_size": 0}, ValueError, "batch_size"),
+    ({"choose": "greddy"}, ValueError, "greedy"),
+    ({"step": 1.5}, ValueError, "step"),
+)
+
+PROCESSES: tuple[ProcessRow, ...] = (
+    ProcessRow("GPExact", _dense(pk.GPExact), ("start", "starts"), _STARTS, groups=True),
+    ProcessRow("GPLaplace", _dense(pk.GPLaplace), ("start", "starts"), _STARTS, quick=False),
+    ProcessRow(
+        "EP",
+        _dense(pk.EP),
+        ("dampin", "damping"),
+        (*_STARTS, ({"power": 0.0}, ValueError, "power")),
+    ),
+    ProcessRow(
+        "CVI",
+        _dense(pk.CVI),
+        ("steps", "step"),
+        (*_STARTS, ({"step": 1.5}, ValueError, "step")),
+        quick=False,
+    ),
+    ProcessRow("HybridEP", _dense(pk.HybridEP), ("max_step", "max_steps"), _STARTS, quick=False),
+    ProcessRow(
+        "SVGP",
+        _sparse(pk.SVGP),
+        ("induing", "inducing"),
+        _SPARSE,
+        tolerance=1e-4,
+        site="f_inducing",
+        groups=True,
+    ),
+    ProcessRow(
+        "TSVGP",
+        _sparse(pk.TSVGP),
+        ("batchsize", "batch_size"),
+        _SPARSE,
+        tolerance=1e-4,
+        site="f_inducing",
+    ),
+    ProcessRow(
+        "SparseHybridEP",
+        _sparse(pk.SparseHybridEP),
+        ("chose", "choose"),
+        _SPARSE,
+        tolerance=1e-4,
+        site="f_inducing",
     ),
 )

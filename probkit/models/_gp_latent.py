@@ -10,7 +10,8 @@ log density at random points:
 with ``w = 1, 2, ..., n`` (which tells ``i``) and a random ``v`` (which a second dependence would
 give away, but for a set of measure zero). The number ``i`` of each observation is kept among the
 arrays, so that ``f[group]`` works and new data recompile nothing. The same pass finds the closed
-forms: terms whose second derivative does not vary are Gaussian; those of `BernoulliProbit` whose
+forms: terms whose slope is a straight line as far as one looks are Gaussian (the second derivative
+alone does not tell: that of ``|y - f|`` is zero but at a kink); those of `BernoulliProbit` whose
 ``eta`` is affine are probit terms. Cost: one small compilation, O(m + n).
 """
 
@@ -172,8 +173,7 @@ class GraphLatent(GaussianLatent):
         return jnp.sum(jnp.stack(list(self.each(theta, f, arrays, view).values())), axis=0)
 
     def rows_apart(self, arrays: dict) -> bool:
-        # (Where an outcome is missing, its mask has all rows.)
-        return "by_row" in arrays["latent"] and not arrays["masked"]
+        return "by_row" in arrays["latent"]
 
     def family(self, arrays: dict) -> str | None:
         for name in ("gaussian", "probit"):
@@ -337,7 +337,7 @@ def with_owners(target: Target) -> Target:
     args = (_probes(latent), target.arrays)
     found = compiled(program, "latent", latent.name, probe, args)(*args)
     with np.errstate(all="ignore"):
-        part = _judge(latent, jax.tree.map(np.asarray, found), args[0]["along"][2])
+        part = _judge(latent, jax.tree.map(np.asarray, found), args[0])
     return Target(program, {**target.arrays, "latent": part}, target.labels)
 
 
@@ -365,11 +365,12 @@ def _probe(latent: GraphLatent, probes: dict, arrays: dict) -> dict:
 
 
 def _probes(latent: GraphLatent) -> dict[str, np.ndarray]:
-    """Where the derivatives are taken (two points), and along what: ones, numbers, a random v."""
+    """Where derivatives are taken (two near points, two beyond any kink), and along what."""
     n, rng = latent.size, np.random.default_rng(20)
+    theta, near = rng.uniform(-0.2, 0.2, latent.theta.size), 0.7 * rng.normal(size=(2, n))
     made = {
-        "theta": rng.uniform(-0.2, 0.2, latent.theta.size),
-        "points": 0.7 * rng.normal(size=(2, n)),
+        "theta": theta,
+        "points": np.stack([*near, near[0] - 1e6, near[1] + 1e6]),
         "along": np.stack([np.ones(n), np.arange(1.0, n + 1), rng.normal(size=n)]),
     }
     return {k: v.astype(latent.program.dtype) for k, v in made.items()}
@@ -381,15 +382,22 @@ def _all_probit(latent: GraphLatent) -> bool:
     return all(facts[k].distribution == "BernoulliProbit" for k in latent.observed)
 
 
-def _judge(latent: GraphLatent, found: dict, direction: np.ndarray) -> dict:
+def _is_line(slopes: np.ndarray, bend: np.ndarray, f: np.ndarray, tol: float) -> bool:
+    """Whether slopes ``(points, m)`` of terms are those of parabolas with curvature ``bend``."""
+    rise = bend * (f - f[0])
+    size = np.abs(slopes) + np.abs(slopes[0]) + np.abs(rise)
+    return bool(np.all(np.abs(slopes - slopes[0] - rise) <= tol * size))
+
+
+def _judge(latent: GraphLatent, found: dict, probes: dict) -> dict:
     """Owners and families, or nothing if an observation depends on several entries of ``f``."""
     loose = latent.program.dtype == np.float32
-    tol, n = (2e-3 if loose else 1e-7), latent.size
+    tol, n, direction = (2e-3 if loose else 1e-7), latent.size, probes["along"][2]
     owners, flat, by_row, straight = {}, True, True, "eta" in found
     for name in latent.observed:
         slopes, bends = found["slope"][name], found["bend"][name]
-        # Of the two points, the one where the observation has more to say.
-        best = np.argmax(np.abs(slopes[:, 0]), axis=0)
+        # Of the two near points, the one where the observation has more to say.
+        best = np.argmax(np.abs(slopes[:2, 0]), axis=0)
         one, w, v = np.take_along_axis(slopes, best[None, None], axis=0)[0]
         alive = one != 0
         place = np.nan_to_num(np.rint(w / np.where(alive, one, 1.0)) - 1)
@@ -400,8 +408,8 @@ def _judge(latent: GraphLatent, found: dict, direction: np.ndarray) -> dict:
         if not np.all(gap <= tol * (np.abs(one) + np.abs(v) + 1e-30)):
             return {}
         owners[name] = owner.astype(np.int32)
-        flat &= bool(np.all(np.ptp(bends, axis=0) <= tol * np.abs(bends).max(axis=0)))
-        flat &= bool(np.all(bends <= 0))
+        flat &= bool(np.all(bends[:2] <= 0))
+        flat &= _is_line(slopes[:, 0], bends[0], probes["points"][:, owner], tol)
         dims = latent.program.facts[name].dims
         by_row &= dims == (latent.dim,) and bool(np.all(owner == np.arange(n)))
         if straight:

@@ -16,7 +16,7 @@ import numpy as np
 from probkit.core import Target, listing, nearest
 from probkit.models._data import ROWS, Data
 from probkit.models._graph import dims_of_consumers
-from probkit.models._nodes import Node, RandomVariable
+from probkit.models._nodes import Factor, Node, RandomVariable
 
 
 class Sizes:
@@ -151,11 +151,17 @@ def _labels(dim: Any, labels: Any) -> np.ndarray:
 def _rows(
     nodes: Mapping[str, Node], data: Data, observed: list[str], rows: str | None
 ) -> str | None:
-    """The dim of a frame's rows: that of the observed variables in it, else the consumers'."""
+    """The dim of a frame's rows: that of the observed variables in it, else the consumers'.
+
+    Without a frame, that of the observed variables, or else of the likelihood factors.
+    """
     if not any(axes == (ROWS,) for axes in data.dims.values()):
         if rows is not None:
             return rows
         first = {_own_rows(nodes[k], nodes, observed) for k in observed if nodes[k].dims}
+        if not observed:
+            terms = [n for n in nodes.values() if isinstance(n, Factor) and n.likelihood]
+            first = {n.dims[0] for n in terms if len(n.dims) == 1}
         return first.pop() if len(first) == 1 else None
     found: dict[str, str] = {}
     for name in observed:

@@ -345,8 +345,10 @@ def evidence(p: Posterior) -> Any:
                 f"log_evidence: {type(p.method).__name__} gives points without a density, from "
                 "which no evidence can be estimated; use pk.VI(), pk.Laplace() or pk.NUTS()"
             )
-        bound = ", a lower bound" if p.approximation.stats.get("elbo") == own else ""
-        return Evidence(own, float("nan"), type(p.method).__name__ + bound, float("nan"))
+        figures = p.approximation.stats
+        bound = ", a lower bound" if figures.get("elbo") == own else ""
+        se, khat = (float(figures.get(k, np.nan)) for k in ("log_evidence_se", "k_hat"))
+        return Evidence(own, se, type(p.method).__name__ + bound, khat)
     if weights is None:
         rng = np.random.default_rng(p._stream(8))
         flat = p._drawn.unconstrained.astype(float)

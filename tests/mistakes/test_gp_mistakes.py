@@ -212,6 +212,41 @@ def test_engines_take_repeated_inputs_and_a_constant_outcome() -> None:
     assert "constant outcome" in found.check()["range"].advice
 
 
+ENGINES = [
+    pytest.param(pk.EP(starts=1), id="ep"),
+    *[
+        pytest.param(method, id=name, marks=pytest.mark.slow)
+        for name, method in {
+            "laplace": pk.GPLaplace(starts=1),
+            "cvi": pk.CVI(starts=1),
+            "hybrid": pk.HybridEP(starts=1),
+            "svgp": pk.SVGP(inducing=3),
+            "sparse hybrid": pk.SparseHybridEP(inducing=3),
+        }.items()
+    ],
+]
+
+
+@pytest.mark.parametrize("method", ENGINES)
+def test_engines_take_one_label_at_repeated_inputs(method: Any) -> None:
+    """All labels are one: figures are finite, and either it ends or it says why it did not."""
+    probit = model(value=lambda f: pk.BernoulliProbit(f))
+    data = {"x": np.array([0.0, 0.0, 0.5, 1.0, 1.0, 1.5]), "y": np.ones(6, int)}
+    found = pk.fit(probit, data, method=method, progress=False)
+    stats = found.approximation.stats
+    assert np.isfinite(stats["log_evidence"]) and np.all(np.isfinite(stats["f_mean"]))
+    assert found.status is pk.core.Status.OK or any(c.advice for c in found.check().failed)
+
+
+@pytest.mark.parametrize("method", ENGINES)
+def test_engines_refuse_a_kernel_that_is_not_positive_definite(method: Any) -> None:
+    distance = pk.gp(lambda scale: lambda a, b: jnp.abs(a - b) / scale, at="x")
+    probit = model(distance, lambda f: pk.BernoulliProbit(f))
+    data = {"x": X, "y": (Y > 1).astype(int)}
+    with pytest.raises(ValueError, match=r"site 'f'.*not positive definite.*pk\.kernels"):
+        pk.fit(probit, data, method=method, progress=False)
+
+
 def test_what_looks_like_a_mistake_and_is_none() -> None:
     """Equal inputs and a constant outcome: the density and its gradient are finite."""
     target = model().bind({"x": np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1e-12]), "y": np.full(6, 2.0)})

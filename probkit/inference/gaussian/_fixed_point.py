@@ -6,6 +6,8 @@ The residual is the largest change of a site's natural parameters in units of it
 ``|T1 - lambda1| sqrt(v)`` and ``|T2 - lambda2| v``. A residual that grows by a fifth, or sites that
 stop being finite, halve ``beta`` (the sites with the smallest residual are returned to when things
 become not finite); five falling residuals in a row raise it again, never above where it began.
+Steps that are a little too long end in a cycle instead, whose residual neither grows nor falls:
+eight steps without a smaller one halve ``beta`` too, and keep it below what led there for a while.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from jaxtyping import Array
 
 from probkit.inference.gaussian._conditioning import Sites
 
+#: Steps without progress, the share of their length that stays allowed, and how that share grows.
+_STALE, _BELOW, _FORGET = 8, 0.9, 1.01
 #: Why a search for sites ended.
 CONVERGED, RAN_OUT, NOT_FINITE = 0, 1, 2
 
@@ -38,7 +42,10 @@ class _Search(NamedTuple):
     residual: Array
     least: Array
     beta: Array
+    top: Array
     falls: Array
+    goal: Array
+    stale: Array
     steps: Array
 
 
@@ -72,8 +79,12 @@ def fixed_point(
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), c.sites, c.best)
         falls = jnp.where(fine & (residual < c.residual), c.falls + 1, 0)
         worse = ~fine | (residual > 1.2 * c.residual)
-        beta = jnp.where(worse, 0.5 * c.beta, jnp.where(falls >= 5, 1.25 * c.beta, c.beta))
-        beta = jnp.minimum(beta, top)
+        nearer = residual < 0.995 * c.goal
+        stale = jnp.where(nearer, 0, c.stale + 1)
+        cycle = stale >= _STALE
+        most = jnp.where(cycle, _BELOW * c.beta, jnp.minimum(_FORGET * c.top, top))
+        longer = jnp.where(falls >= 5, 1.25 * c.beta, c.beta)
+        beta = jnp.minimum(jnp.where(worse | cycle, 0.5 * c.beta, longer), most)
         done = residual <= tolerance
         # The last update is taken in full where it is as small as the tolerance.
         move = jnp.where(done, 1.0, beta)
@@ -86,11 +97,15 @@ def fixed_point(
             residual_or_big,
             jnp.where(better, residual, c.least),
             beta,
+            most,
             jnp.where(falls >= 5, 0, falls),
+            jnp.where(nearer | cycle, residual_or_big, c.goal),
+            jnp.where(cycle, 0, stale),
             c.steps + 1,
         )
 
-    first = _Search(start, start, big, big, top, jnp.int32(0), jnp.int32(0))
+    none = jnp.int32(0)
+    first = _Search(start, start, big, big, top, top, none, big, none, none)
     end = jax.lax.while_loop(going, body, first)
     converged = end.residual <= tolerance
     sites = jax.tree.map(lambda a, b: jnp.where(converged, a, b), end.sites, end.best)

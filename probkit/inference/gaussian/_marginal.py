@@ -53,6 +53,7 @@ from probkit.core._inference import POSITION
 from probkit.core._programs import compiled
 from probkit.core._target import Program
 from probkit.core._trees import in_precision
+from probkit.core._weighing import weigh
 from probkit.inference.gaussian._conditioning import (
     Sites,
     factorise,
@@ -69,6 +70,7 @@ from probkit.inference.gaussian._summit import Summit, curved, plain, summit
 
 ENGINES = ("auto", "exact", "laplace", "ep")
 _PRECISE = 1e-7
+_WEIGHED = 500  # draws of an approximation that its evidence is estimated from
 _SCREEN = 4  # random points that the search for the top begins with the best of
 
 
@@ -135,6 +137,11 @@ class Marginal(Inference):
             ``pk.NUTS(draws=1000, warmup=150, metric="identity", target_accept=0.55)``, 4 chains.
         engine: how the function is integrated out: ``"exact"`` (Gaussian terms), ``"laplace"``,
             ``"ep"``, or ``"auto"``: exact where the terms are Gaussian, else EP.
+
+    An approximation in the place of a sampler (``pk.Marginal(pk.VI())``) is one of the
+    hyperparameters, with the function drawn given them. ``posterior.log_evidence`` comes with it,
+    by importance sampling of the hyperparameters with the error of that (the engine's own error,
+    where terms are not Gaussian, is not in it); draws come without one: for these, fit by VI too.
 
     Raises:
         TypeError: ``method`` is no method (or takes mini-batches), or an option is misspelt.
@@ -220,7 +227,7 @@ class Marginal(Inference):
         within = reduced(target, self.engine, at)
         out = self.method.finish(key, within, state["inner"], history)
         if isinstance(out, Approximation):
-            return _completed(target, out, self.engine, at)
+            return _completed(target, _weighed(within, out, key), self.engine, at)
         # Warm-up draws of the function say nothing that anybody asks for.
         whole = _with_function(target, out.unconstrained, key, self.engine)
         return dataclasses.replace(out, unconstrained=whole, warmup=None, warmup_stats={})
@@ -271,6 +278,22 @@ def _with_function(target: Target, theta: np.ndarray, key: np.ndarray, name: str
         made = compiled(program, "marginal_draws", (name, devices), split, args)
         out = np.asarray(made(*args))
     return out.reshape(chains, draws, -1)
+
+
+def _weighed(within: Target, found: Approximation, key: np.ndarray) -> Approximation:
+    """With the log evidence that importance sampling makes of the hyperparameters, and its checks.
+
+    Made here, where their density is known: that of the whole space is not, so that nobody can
+    weigh the completed draws.
+    """
+    if found.log_density is None:
+        return found
+    mine = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key)), _SCREEN)
+    made = weigh(within, found, np.asarray(jax.random.key_data(mine)), _WEIGHED)
+    evidence = made.log_evidence
+    stats = {**found.stats, "log_evidence_se": evidence.se, "k_hat": made.best.khat}
+    checks = (*found.checks, *made.checks(within.program.flat.labels().__getitem__))
+    return dataclasses.replace(found, log_evidence=evidence.value, stats=stats, checks=checks)
 
 
 def _completed(target: Target, inner: Approximation, name: str, at: Summit) -> Approximation:

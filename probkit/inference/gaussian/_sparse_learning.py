@@ -47,6 +47,7 @@ from probkit.inference.gaussian import _sparse as sparse
 from probkit.inference.gaussian._learning import memory
 from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._sparse import Basis, Bounds, Natural
+from probkit.inference.gaussian._sparse_rows import part
 
 #: Windows without a gain that end a fit, steps of a window, and steps in a row that may fail.
 QUIET, _SHORT, _SOME, _LONG, MOST_BAD = 3, 20, 50, 400, 25
@@ -139,8 +140,8 @@ def _check(problem: Problem, how: Settings) -> None:
     if how.batch is not None and not problem.latent.rows_apart(problem.arrays):
         raise ValueError(
             f"{how.name}: site {problem.latent.name!r}: mini-batches need observations that lie "
-            f"along the rows of {problem.latent.dim!r}, none missing, each depending on its own "
-            "row; leave batch_size out to take all rows in every step"
+            f"along the rows of {problem.latent.dim!r}, each depending on its own row; leave "
+            "batch_size out to take all rows in every step"
         )
 
 
@@ -180,7 +181,7 @@ def _screened(
     problem: Problem, theta: Array, z: Array, rows: Array | None
 ) -> tuple[Array, Natural]:
     """The bound at a start after some natural-gradient steps, and the sites on v."""
-    few = sparse.part(problem, rows)
+    few = part(problem, rows)
     weight = problem.latent.size / few.latent.size
     m, dtype = z.shape[0], z.dtype
     start = Natural(jnp.zeros(m, dtype), jnp.zeros((m, m), dtype))
@@ -206,7 +207,7 @@ def step(
     """One step of q and of the hyperparameters."""
     problem = Problem.of(target)
     rows = None if batch is None else jnp.asarray(batch.index)
-    some = sparse.part(problem, rows)
+    some = part(problem, rows)
     weight = problem.latent.size / some.latent.size
     sites = Natural(state["l1"], state["l2"])
     free = {"theta": state["theta"], "z": state["z"]} if how.move else {"theta": state["theta"]}
@@ -310,7 +311,7 @@ def _value(
     And q's sites there (those that are held).
     """
     theta, z = free["theta"], free.get("z", state["z"])
-    some = sparse.part(problem, state.get("judges"))
+    some = part(problem, state.get("judges"))
     weight = problem.latent.size / some.latent.size
     sites = Natural(state["l1"], state["l2"])
     at = sparse.basis(problem, theta, z)

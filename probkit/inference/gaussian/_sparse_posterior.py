@@ -35,6 +35,7 @@ from probkit.inference.gaussian._posterior import problem_of
 from probkit.inference.gaussian._problem import WALL, Problem
 from probkit.inference.gaussian._sparse import Natural
 from probkit.inference.gaussian._sparse_learning import QUIET, Settings, searched
+from probkit.inference.gaussian._sparse_rows import part
 from probkit.inference.gaussian._sparse_search import BLOCK, blocks_of, polish, search
 
 _SETTLED, _MOST_JITTER, _LOST = 1e-3, 1e-6, 0.05
@@ -48,7 +49,7 @@ def summarise(problem: Problem, theta: Array, z: Array, sites: Natural, block: i
     blocks, n = blocks_of(problem, block), problem.latent.size
 
     def some(rows: Array | None) -> dict[str, Array]:
-        few = sparse.part(problem, None if rows is None else jnp.minimum(rows, n - 1))
+        few = part(problem, None if rows is None else jnp.minimum(rows, n - 1))
         seen = sparse.project(few, theta, z, at)
         each = sparse.marginals(seen, q)
         terms = sparse.expected_terms(few, theta, seen, each)
@@ -121,6 +122,8 @@ def finish(target: Target, state: dict, history: dict, draws: int, how: Settings
     theta = found["theta"]
     stats = _stats(found, pick, history, theta, ends, how)
     checks = _checks(theta, stats, how)
+    if np.isinf(stats["jitter"]):
+        raise ValueError(_words_of_jitter(target, how, stats["jitter"]))
     status = Status.OK if checks[0].ok and checks[1].ok else Status.MAX_STEPS
     if not (np.isfinite(stats["elbo"]) and np.all(np.isfinite(found["mean"]))):
         status = Status.NONFINITE
@@ -256,10 +259,16 @@ def _search_check(stats: dict, how: Settings) -> Check:
 
 def _words_of_jitter(target: Target, how: Settings, jitter: float) -> str:
     latent = target.program.gaussian_latent(target.arrays)
-    return (
-        f"{how.name}: site {latent.name!r}: the covariance of the inducing points got a jitter of "
-        f"{jitter:.1e} of its mean diagonal; use fewer inducing points, or, if that does not "
-        "help, check that the kernel is positive definite (take one of pk.kernels)"
+    where = f"{how.name}: site {latent.name!r}: the covariance of the inducing points "
+    if np.isinf(jitter):
+        return where + (
+            "is not positive definite, even with a thousandth of its diagonal added; check that "
+            "the kernel is positive definite (a function of a distance need not be one: take a "
+            "kernel of pk.kernels), and that inputs and kernel are finite"
+        )
+    return where + (
+        f"got a jitter of {jitter:.1e} of its mean diagonal; use fewer inducing points, or, if "
+        "that does not help, check that the kernel is positive definite (take one of pk.kernels)"
     )
 
 

@@ -23,6 +23,7 @@ from probkit.inference.gaussian._broyden import begin_root, chosen, follow, hand
 from probkit.inference.gaussian._lbfgs import Search, advance, begin
 from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._sparse import Basis, Gaussian, Natural
+from probkit.inference.gaussian._sparse_rows import part
 
 #: Rows of a block, steps of `polish` at the most, and the residual it stops at.
 BLOCK, _STEPS, _FINE = 4096, 60, 1e-6
@@ -66,7 +67,7 @@ def summed(problem: Problem, block: int, fn: Callable[[Problem, Array | float], 
 
     @jax.checkpoint
     def some(rows: Array) -> Any:
-        few = sparse.part(problem, jnp.minimum(rows, n - 1))
+        few = part(problem, jnp.minimum(rows, n - 1))
         return fn(few, (rows < n).astype(float))
 
     like = jax.eval_shape(some, jnp.asarray(blocks[0]))

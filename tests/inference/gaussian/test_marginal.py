@@ -110,3 +110,32 @@ def test_mistakes() -> None:
     fixed = regression.do(log_length=0.0)
     with pytest.raises(ValueError, match="no hyperparameters"):
         pk.fit(fixed, {"x": X, "y": Y}, method=pk.Marginal(), progress=False)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        pk.Laplace(draws=500),
+        pytest.param(pk.VI(family="fullrank", draws=500), marks=pytest.mark.slow),
+    ],
+    ids=["laplace", "vi"],
+)
+def test_an_approximation_of_the_hyperparameters_brings_its_evidence(inner) -> None:
+    """Against a grid: evidence, and the moments of the hyperparameter."""
+    method = pk.Marginal(inner)
+    found = pk.fit(regression, {"x": X, "y": Y}, method=method, progress=False)
+    at = np.linspace(-4.0, 4.0, 401)
+    logs = log_posterior(found.target, "auto", at)
+    share = np.exp(logs - logs.max())
+    truth = np.log(share.sum() * 0.02) + logs.max()
+    evidence = found.log_evidence
+    assert 0.0 < evidence.se < 0.05 and evidence.khat < 0.7
+    assert abs(evidence.value - truth) < 5 * evidence.se + 1e-3
+    share /= share.sum()
+    mean = share @ at
+    draws = found.values["log_length"][0]
+    # (Laplace sits at the mode.)
+    sd = np.sqrt(share @ (at - mean) ** 2)
+    assert abs(draws.mean() - mean) < 0.6 * sd and abs(draws.std() / sd - 1) < 0.3
+    assert "k_hat" in str(found.check())
+    assert found.values["f"].shape == (1, 500, 20)

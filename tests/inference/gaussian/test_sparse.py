@@ -13,6 +13,7 @@ import pytest
 from probkit.inference.gaussian import _cvi, _ep, _gp_exact, _inducing_points, _sparse
 from probkit.inference.gaussian._sparse import Natural
 from probkit.inference.gaussian._sparse_posterior import summarise
+from probkit.inference.gaussian._sparse_rows import part
 from probkit.inference.gaussian._sparse_search import polish, whole
 from tests.inference.gaussian.toy import THETA, toy
 
@@ -156,7 +157,7 @@ def test_mini_batches_are_unbiased():
 
     @jax.jit
     def step(rows):
-        some = _sparse.part(problem, rows)
+        some = part(problem, rows)
         weight = N / some.latent.size
 
         def value(t):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import probkit as pk
 from probkit.core import Status
+from probkit.core._trees import in_precision
 from probkit.inference.gaussian._learning import _check_memory
 from probkit.inference.gaussian._posterior import log_predictive, predict_latent
 from probkit.inference.gaussian._sparse_posterior import predict_rows
@@ -115,6 +117,33 @@ def test_estimators(name):
         ours.predict(NEW[:, None], True), dense.predict(NEW[:, None], True), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=0.02)
+
+
+def test_rows_without_a_label_contribute_nothing_to_a_mini_batch():
+    y = np.ma.masked_array((Y > 0).astype(int), np.arange(40) % 5 == 0)
+    target = classes.bind({"x": X, "y": y})
+    latent = target.gaussian_latent
+    assert latent.rows_apart(target.arrays)
+    rows = np.array([0, 1, 5, 7])
+    with in_precision(np.float64):
+        theta, f = jnp.zeros(2), jnp.asarray(X)
+        found = latent.log_likelihood_rows(theta, f[rows], jnp.asarray(rows), target.arrays)
+        terms, whole = np.asarray(found), np.asarray(latent.log_likelihood(theta, f, target.arrays))
+    np.testing.assert_allclose(terms, whole[rows], atol=1e-12)
+    assert terms[0] == terms[2] == 0.0 and np.all(terms[[1, 3]] < 0.0)
+
+
+@pytest.mark.slow
+def test_mini_batches_with_missing_labels():
+    labels, gone = (Y > 0).astype(int), np.arange(40) % 5 == 0
+    method = pk.SVGP(inducing=X[~gone][:20], batch_size=16, draws=20)
+    found = fit(classes, np.ma.masked_array(labels, gone), method)
+    data = {"x": X[~gone], "y": labels[~gone]}
+    dropped = pk.fit(classes, data, method=method, progress=False)
+    assert found.status is Status.OK
+    ours, theirs = found.approximation, dropped.approximation
+    assert abs(ours.log_evidence - theirs.log_evidence) < 1e-3
+    np.testing.assert_allclose(ours.stats["f_mean"][~gone], theirs.stats["f_mean"], atol=2e-2)
 
 
 def test_mistakes():

@@ -1,0 +1,77 @@
+"""Some rows of a Gaussian process, as a problem of their own: mini-batches, and blocks of rows."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from probkit.core._latent import GaussianLatent
+from probkit.inference.gaussian._problem import Problem
+
+
+class RowsLatent(GaussianLatent):
+    """The terms of some rows, as those of a Gaussian vector of that length."""
+
+    def __init__(self, whole: GaussianLatent, rows: Array):
+        self.whole, self.rows = whole, rows
+        self.name, self.dim, self.theta = whole.name, whole.dim, whole.theta
+        self.size = rows.shape[0]
+
+    def log_prior(self, theta: Array, arrays: dict) -> Array:
+        return self.whole.log_prior(theta, arrays)
+
+    def mean(self, theta: Array, arrays: dict) -> Array:
+        return self.whole.mean(theta, arrays)[self.rows]
+
+    def covariance(self, theta: Array, arrays: dict) -> Array:
+        points = self.points(arrays)
+        return self.whole.cross_covariance(theta, points, points, arrays)
+
+    def points(self, arrays: dict) -> Array:
+        return self.whole.points(arrays)[self.rows]
+
+    def cross_covariance(self, theta: Array, a: Array, b: Array, arrays: dict) -> Array:
+        return self.whole.cross_covariance(theta, a, b, arrays)
+
+    def variance(self, theta: Array, a: Array, arrays: dict) -> Array:
+        return self.whole.variance(theta, a, arrays)
+
+    def log_likelihood(self, theta: Array, f: Array, arrays: dict) -> Array:
+        return self.whole.log_likelihood_rows(theta, f, self.rows, arrays)
+
+    def log_likelihood_rows(self, theta: Array, f: Array, rows: Array, arrays: dict) -> Array:
+        return self.whole.log_likelihood_rows(theta, f, self.rows[rows], arrays)
+
+    def family(self, arrays: dict) -> str | None:
+        return self.whole.family(arrays)
+
+    def gaussian_terms(self, theta: Array, arrays: dict) -> tuple[Array, Array, Array]:
+        zero = jnp.zeros(self.size, self.whole.mean(theta, arrays).dtype)
+        one = jnp.ones_like(zero)
+
+        def value(f: Array) -> Array:
+            return self.log_likelihood(theta, f, arrays)
+
+        b, bend = jax.jvp(lambda f: jax.jvp(value, (f,), (one,))[1], (zero,), (one,))
+        return -bend, b, value(zero)
+
+    def probit_terms(self, theta: Array, arrays: dict) -> tuple[Array, Array]:
+        slope, offset = self.whole.probit_terms(theta, arrays)
+        return slope[self.rows], offset[self.rows]
+
+    def point(self, theta: Array, f: Array, arrays: dict) -> dict[str, Array]:
+        raise NotImplementedError("some rows are no point of the model")
+
+    def split(self, z: dict[str, Array], arrays: dict) -> tuple[Array, Array]:
+        raise NotImplementedError("some rows are no point of the model")
+
+    def start(self, key: Array, arrays: dict) -> Array:
+        return self.whole.start(key, arrays)
+
+
+def part(problem: Problem, rows: Array | None) -> Problem:
+    """The problem of some rows, or of all."""
+    if rows is None:
+        return problem
+    return Problem(RowsLatent(problem.latent, rows), problem.arrays, problem.kind)
