@@ -13,9 +13,9 @@ block-diagonal covariance of all, ``Lambda`` that of the sites and ``b = lambda1
 
     B = I + L' Lambda L,      Sigma = L B^-1 L' = H'H,     H = T^-1 L',    T T' = B,
 
-so that marginals are sums of squares. Where ``B`` is not positive definite (an iterate may ask for
-that) the blocks lose their negative part first (`positive`). Cost: C factors of K a prior, and
-``(C n)^3`` a set of sites, 1/3 for T and 1/3 and more for its inverse.
+so that marginals are sums of squares. Blocks for which ``B`` would not be positive definite lose
+their negative part beforehand (`admissible`). Cost: C factors of K a prior, and ``(C n)^3`` a set of
+sites, 1/3 for T and 1/3 and more for its inverse.
 
 `Softmax` takes ``Lambda_i = diag(p_i) - p_i p_i'`` for C of n^3 (Rasmussen and Williams 2006,
 section 3.5): with ``B_c = I + s_c K_c s_c``, ``s = sqrt(p)``, and ``M = diag(1 - sum_c p_c) +
@@ -93,7 +93,7 @@ class Conditioned(abc.ABC):
         """
 
     def adjoint(self) -> Adjoint:
-        """Derivatives of ``alpha'(f - m) / 2``-like energies at frozen sites, by ``K`` and ``m``."""
+        """Derivatives of the log evidence at frozen sites, by ``K`` ``(C, n, n)`` and ``m``."""
         outer = self.alpha[:, :, None] * self.alpha[:, None, :]
         return Adjoint(0.5 * (outer - self.shrinkers()), self.alpha)
 
@@ -204,27 +204,38 @@ def _floored(whole: Array, taken: Array) -> Array:
     return jnp.maximum(whole - taken, 8.0 * jnp.finfo(whole.dtype).eps * whole)
 
 
+def _gram(roots: Array, blocks: Array) -> Array:
+    """``I + L' Lambda L``, ``(C n, C n)``."""
+    count, n = roots.shape[:2]
+    right = blocks[..., None] * roots[None]
+    whole = jnp.einsum("aji,abjk->aibk", roots, right).reshape(count * n, count * n)
+    return 0.5 * (whole + whole.T) + jnp.eye(count * n, dtype=whole.dtype)
+
+
+def admissible(prior: Prior, roots: Array, blocks: Array) -> Array:
+    """The blocks where ``K^-1 + Lambda`` is positive definite, else without their negative part.
+
+    Costs a Cholesky factor where a block is not positive semi-definite, else next to nothing.
+    """
+    sds = prior_sds(prior)
+    values = jnp.linalg.eigvalsh(by_row(blocks * sds[:, None] * sds[None]))
+    tiny = 64.0 * jnp.finfo(values.dtype).eps
+    doubtful = jnp.any(values < -tiny * jnp.max(jnp.abs(values)))
+
+    # A loop of at most one turn: unlike a `cond`, it is skipped under vmap when nobody needs it.
+    def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        tril = jnp.linalg.cholesky(_gram(roots, blocks), symmetrize_input=False)
+        return jnp.zeros_like(doubtful), jnp.all(jnp.isfinite(jnp.diagonal(tril)))
+
+    _, fine = jax.lax.while_loop(lambda c: c[0], look, (doubtful, jnp.ones_like(doubtful)))
+    return jnp.where(fine, blocks, positive(blocks, sds))
+
+
 def condition_blocks(prior: Prior, roots: Array, sites: Sites) -> Blocks:
-    """The prior given sites; ``roots`` are the covariances' lower factors."""
+    """The prior given `admissible` sites; ``roots`` are the covariances' lower factors."""
     count, n = prior.m.shape
-    size = count * n
-
-    def gram(blocks: Array) -> Array:
-        right = blocks[..., None] * roots[None]
-        whole = jnp.einsum("aji,abjk->aibk", roots, right).reshape(size, size)
-        return 0.5 * (whole + whole.T) + jnp.eye(size, dtype=whole.dtype)
-
-    # Two tries, as a loop: a `cond` would do both under vmap.
-    def attempt(carry: tuple) -> tuple:
-        tries, _, blocks = carry
-        blocks = jax.lax.cond(tries > 0, lambda: positive(blocks, prior_sds(prior)), lambda: blocks)
-        return tries + 1, jnp.linalg.cholesky(gram(blocks), symmetrize_input=False), blocks
-
-    def failed(carry: tuple) -> Array:
-        return (carry[0] < 2) & ~jnp.all(jnp.isfinite(jnp.diagonal(carry[1])))
-
-    none = jnp.full((size, size), jnp.nan, prior.m.dtype)
-    _, tril, blocks = jax.lax.while_loop(failed, attempt, (jnp.int32(0), none, sites.l2))
+    size, blocks = count * n, sites.l2
+    tril = jnp.linalg.cholesky(_gram(roots, blocks), symmetrize_input=False)
     b = sites.l1 - times(blocks, prior.m)
     rhs = jnp.einsum("cji,cj->ci", roots, b).ravel()
     white = cho_solve((tril, True), rhs).reshape(count, n)

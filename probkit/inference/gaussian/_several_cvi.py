@@ -6,17 +6,19 @@ Among Gaussians ``q(f) = N(mu, Sigma)`` over all C vectors the bound
     KL   = [alpha'(mu - m) + log|I + K Lambda| - sum_i tr(Lambda_i Sigma_ii)] / 2
 
 is largest for a prior times sites ``(lambda1_i, Lambda_i)`` of whole rows, coupled or not by the
-prior. With ``F_i(m, V)`` the expectation of a row's term, a natural-gradient step of size ``beta`` is
+prior. With ``F_i(m, V)`` the expectation of a row's term, a natural-gradient step of size ``beta``
+is
 
     Lambda  <- (1 - beta) Lambda  - beta 2 dF/dV,
     lambda1 <- (1 - beta) lambda1 + beta (dF/dm - 2 dF/dV mu)
 
 (Khan and Lin 2017, for C x C blocks). At the optimum ``Sigma`` is positive definite, though single
 blocks need not be: terms that are not log-concave keep their negative curvature, unlike Laplace's.
-(Where a step would lose definiteness, the blocks' negative part is left out of that step.) The
-derivative by the kernels is ``tr[(alpha alpha' - R) dK] / 2``. Expectations are by fixed nodes
-(`_several_rule`), and ``F`` and its derivatives belong together, so that the optimum is that of the
-bound as computed. Cost a step: ``(C n)^3`` and ``n`` times the nodes.
+(Where a whole step would lose definiteness, it goes to the blocks without their negative part;
+then every part of a step keeps it.) The derivative by the kernels is ``tr[(alpha alpha' - R) dK] /
+2``. Expectations are by fixed nodes (`_several_rule`), and ``F`` and its derivatives belong
+together, so that the optimum is that of the bound as computed. Cost a step: ``(C n)^3`` and ``n``
+times the nodes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from jaxtyping import Array
 
 from probkit.inference.gaussian._conditioning import Prior, Sites, attach
 from probkit.inference.gaussian._fixed_point import Found, fixed_point
-from probkit.inference.gaussian._several_algebra import condition_blocks, rooted, times
+from probkit.inference.gaussian._several_algebra import admissible, condition_blocks, rooted, times
 from probkit.inference.gaussian._several_problem import Several
 
 
@@ -54,7 +56,8 @@ def solve(
         at = condition_blocks(prior, roots, sites)
         v = at.blocks()
         _, d1, d2 = problem.expected(theta, at.mu, v)
-        return Sites(d1 - times(d2, at.mu), -d2), jnp.einsum("aan->an", v)
+        blocks = admissible(prior, roots, -d2)
+        return Sites(d1 + times(blocks, at.mu), blocks), jnp.einsum("aan->an", v)
 
     return fixed_point(update, start, step, tolerance, max_steps, _units)
 

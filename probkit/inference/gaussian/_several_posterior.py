@@ -1,8 +1,8 @@
 r"""The Gaussian posterior of several processes: draws, moments, and predictions at new rows.
 
 Leave-one-out densities are those of the cavities, ``N((I - Sigma Lambda)^-1 (mu - Sigma lambda1),
-Sigma (I - Lambda Sigma)^-1)`` in C dimensions, integrated by quadrature, and so are predictive ones:
-class probabilities are ``E[softmax(f*)]`` over the joint normal of a row's C functions.
+Sigma (I - Lambda Sigma)^-1)`` in C dimensions, integrated by quadrature, and so are predictive
+ones: class probabilities are ``E[softmax(f*)]`` over the joint normal of a row's C functions.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ def log_tilted(fn: Rowwise, m: Array, v: Array) -> Array:
     def height(f: Array) -> Array:
         return fn(f) - 0.5 * jnp.sum((f - m) * times(precision, f - m), axis=0)
 
-    def climb(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def climb(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         f, length = carry
         d1, d2 = derivatives(fn, f)
         steep, _ = _inverse_roots(precision + positive(-d2, sds))
