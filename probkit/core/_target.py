@@ -189,6 +189,10 @@ class Program(abc.ABC):
         """Array elements that one evaluation needs beyond its result, where these are many."""
         return 0
 
+    def in_turn(self) -> bool:
+        """Whether draws must be evaluated one after the other instead of as a batch."""
+        return False
+
     def __init__(self) -> None:
         self._compiled: OrderedDict[Any, Any] = OrderedDict()
 

@@ -28,7 +28,7 @@ from probkit.core import Batch, GaussianLatent, GaussianLatents, Program, Site, 
 from probkit.models._centring import centre
 from probkit.models._enumerate import Enumeration
 from probkit.models._facts import Facts
-from probkit.models._gp import GaussianProcess, check_memory
+from probkit.models._gp import GaussianProcess, check_memory, processes
 from probkit.models._gp_conditional import residuals, workspace
 from probkit.models._gp_latent import GraphLatent
 from probkit.models._gp_latents import GraphLatents
@@ -121,6 +121,11 @@ class GraphProgram(Program):
 
     def workspace(self, arrays: dict) -> int:
         return workspace(self, arrays)
+
+    def in_turn(self) -> bool:
+        # Two batches of Cholesky factors at once can wait for each other for ever on a CPU: each
+        # holds a thread of XLA's pool while jaxlib (0.10) divides its batch among the same threads.
+        return len(processes(self.nodes)) > 1
 
     def carried(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
         return residuals(self, values, arrays)

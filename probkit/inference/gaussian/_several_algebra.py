@@ -14,8 +14,8 @@ block-diagonal covariance of all, ``Lambda`` that of the sites and ``b = lambda1
     B = I + L' Lambda L,      Sigma = L B^-1 L' = H'H,     H = T^-1 L',    T T' = B,
 
 so that marginals are sums of squares. Blocks for which ``B`` would not be positive definite lose
-their negative part beforehand (`admissible`). Cost: C factors of K a prior, and ``(C n)^3`` a set of
-sites, 1/3 for T and 1/3 and more for its inverse.
+their negative part beforehand (`admissible`). Cost: C factors of K a prior, and ``(C n)^3`` a set
+of sites, 1/3 for T and 1/3 and more for its inverse.
 
 `Softmax` takes ``Lambda_i = diag(p_i) - p_i p_i'`` for C of n^3 (Rasmussen and Williams 2006,
 section 3.5): with ``B_c = I + s_c K_c s_c``, ``s = sqrt(p)``, and ``M = diag(1 - sum_c p_c) +
