@@ -63,11 +63,11 @@ def _several_cvi_engine(step: Array | float) -> Engine:
             p, theta, prior, start, step=step, tolerance=tolerance
         ),
         _several_cvi.value,
-        scout=_several_laplace_engine(),
+        scout=several_laplace_engine(),
     )
 
 
-def _several_laplace_engine(closed: bool = False) -> Engine:
+def several_laplace_engine(closed: bool = False) -> Engine:
     """Laplace's approximation of several processes."""
     return Engine(
         lambda p, theta, prior, start, tolerance: _several_laplace.solve(
@@ -95,7 +95,7 @@ def laplace_engine() -> Engine:
             p, theta, prior, start, tolerance=tolerance
         ),
         _gp_laplace.value,
-        several=_several_laplace_engine(closed=True),
+        several=several_laplace_engine(closed=True),
     )
 
 
