@@ -243,8 +243,14 @@ class CVI(GPMethod):
     step. The search for hyperparameters begins at EP's optimum. Options as for `EP`; ``step`` is
     the natural gradient's, halved where sites oscillate.
 
+    Takes several processes along the same rows too, where every observation depends on one row of
+    them (softmax classes, a mean and a log scale). Expectations are then by fixed nodes, a product
+    rule of 40 and 20 a dimension for two and three processes and 4,096 quasi-random points for
+    more; a step costs a Cholesky factor of ``C n`` rows.
+
     Raises:
-        TypeError, ValueError: a misspelt option or one out of range.
+        TypeError, ValueError: a misspelt option or one out of range; at fitting, more rows than
+            memory holds (the message says how many would fit).
 
     Example:
         >>> import probkit as pk
@@ -290,8 +296,14 @@ class GPLaplace(GPMethod):
     Unlike `Laplace`, which is a normal over everything at the joint mode, hyperparameters are
     chosen by a log evidence in which the function is integrated out. Options as for `EP`.
 
+    Takes several processes along the same rows too, where every observation depends on one row of
+    them: ``C + 1`` Cholesky factors of ``n`` rows a step for softmax terms of one label a row
+    (Rasmussen and Williams 2006, section 3.5), else one of ``C n`` rows. The joint mode of a mean
+    and its log scale can be far from where the mass is: take `CVI` there.
+
     Raises:
-        TypeError, ValueError: a misspelt option or one out of range.
+        TypeError, ValueError: a misspelt option or one out of range; at fitting, more rows than
+            memory holds (the message says how many would fit).
 
     Example:
         >>> import probkit as pk

