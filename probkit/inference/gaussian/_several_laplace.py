@@ -76,7 +76,9 @@ def solve(
     # In standard deviations: where noise is next to nothing, a gradient of one is no distance.
     widths = jnp.sqrt(jnp.einsum("aan->an", condition(prior, sites, roots).blocks()))
     residual = _off((slope(f) - alpha) * widths)
-    return ended(sites, residual, steps, converged)
+    # A search may also stall far from a mode, where the terms overflow.
+    near = residual < max(1e-4, 1e3 * float(jnp.finfo(f.dtype).eps))
+    return ended(sites, residual, steps, converged & near)
 
 
 def _off(gap: Array) -> Array:
