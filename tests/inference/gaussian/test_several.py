@@ -212,7 +212,7 @@ def test_order_of_rows_and_classes_does_not_matter():
         assert abs(float(jax.jit(again)(THETA)) - want) < 1e-8
 
 
-@pytest.mark.parametrize("engine", ["laplace", "cvi"])
+@pytest.mark.parametrize("engine", [pytest.param("laplace", marks=pytest.mark.slow), "cvi"])
 def test_a_noise_that_hardly_varies_is_gaussian_noise(engine):
     problem = toy("heteroscedastic", flat=1e-7)
     module = ENGINES[engine]

@@ -28,7 +28,7 @@ def softmax_model(**more) -> pk.Model:
 
 
 def iris() -> tuple[dict, dict]:
-    """45 rows to fit, the other 105 to predict."""
+    """45 rows to fit, 60 others to predict."""
     from sklearn.datasets import load_iris
 
     X, y = load_iris(return_X_y=True)
@@ -38,7 +38,7 @@ def iris() -> tuple[dict, dict]:
     def rows(index):
         return {**{k: X[index, j] for j, k in enumerate("abcd")}, "y": y[index]}
 
-    return rows(order[:45]), rows(order[45:])
+    return rows(order[:45]), rows(order[45:105])
 
 
 def log_losses(posterior: pk.Posterior, new: dict) -> tuple[float, np.ndarray]:
