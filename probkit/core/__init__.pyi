@@ -19,6 +19,7 @@ from ._inference import whole_step as whole_step
 from ._keys import key_data as key_data
 from ._keys import wrap_key as wrap_key
 from ._latent import GaussianLatent as GaussianLatent
+from ._latents import GaussianLatents as GaussianLatents
 from ._run import Run as Run
 from ._run import run as run
 from ._status import Status as Status

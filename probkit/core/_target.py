@@ -27,6 +27,7 @@ from jaxtyping import Array, ArrayLike
 
 from probkit.core._errors import listing, nearest
 from probkit.core._latent import GaussianLatent
+from probkit.core._latents import GaussianLatents
 from probkit.core._trees import Flat, in_precision
 
 
@@ -172,6 +173,17 @@ class Program(abc.ABC):
             "or use a method that needs none, such as pk.NUTS()"
         )
 
+    def gaussian_latents(self, arrays: dict) -> GaussianLatents:
+        """The capability of that name: Gaussian vectors whose terms meet row by row.
+
+        Raises:
+            ValueError: the model is not of that form; the message says why and what to do.
+        """
+        raise ValueError(
+            "it has no Gaussian process; declare a latent function as f=pk.gp(kernel_fn, at='x'), "
+            "or use a method that needs none, such as pk.NUTS()"
+        )
+
     def carried(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
         """What new rows of a site are drawn from, given the values of latent sites: by site.
 
@@ -182,6 +194,10 @@ class Program(abc.ABC):
     def workspace(self, arrays: dict) -> int:
         """Array elements that one evaluation needs beyond its result, where these are many."""
         return 0
+
+    def in_turn(self) -> bool:
+        """Whether draws must be evaluated one after the other instead of as a batch."""
+        return False
 
     def __init__(self) -> None:
         self._compiled: OrderedDict[Any, Any] = OrderedDict()
@@ -290,6 +306,17 @@ class Target(eqx.Module):
         return self.program.gaussian_latent(self.arrays)
 
     @property
+    def gaussian_latents(self) -> GaussianLatents:
+        """What is known of the model's Gaussian vectors, one or several: see `GaussianLatents`.
+
+        Its functions take ``target.arrays``.
+
+        Raises:
+            ValueError: the model is not of that form; the message says why.
+        """
+        return self.program.gaussian_latents(self.arrays)
+
+    @property
     def num_data(self) -> int:
         """Number of observed values (imputed ones excluded)."""
         return sum(
@@ -395,8 +422,8 @@ def requires(target: Target, method: str, capabilities: tuple[str, ...]) -> None
         ),
     }
     for name in capabilities:
-        if name == "gaussian_latent":
-            _require_latent(target, method)
+        if name in _LATENT:
+            _require_latent(target, method, name)
             continue
         holds, words = known[name]
         if not holds:
@@ -406,11 +433,20 @@ def requires(target: Target, method: str, capabilities: tuple[str, ...]) -> None
             )
 
 
-def _require_latent(target: Target, method: str) -> None:
+#: Capabilities of models with Gaussian processes, in words.
+_LATENT = {
+    "gaussian_latent": "one latent function with pointwise likelihood terms",
+    "gaussian_latents": "latent functions whose likelihood terms depend on one row each",
+}
+
+
+def _require_latent(target: Target, method: str, name: str) -> None:
+    several = name == "gaussian_latents"
+    ask = target.program.gaussian_latents if several else target.program.gaussian_latent
     try:
-        target.program.gaussian_latent(target.arrays)
+        ask(target.arrays)
     except ValueError as error:
         raise ValueError(
-            f"{method}: this model offers no 'gaussian_latent' (one latent function with pointwise "
-            f"likelihood terms), which the method needs: {error}"
+            f"{method}: this model offers no {name!r} ({_LATENT[name]}), which the method needs: "
+            f"{error}"
         ) from None

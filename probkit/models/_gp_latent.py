@@ -55,7 +55,7 @@ class GraphLatent(GaussianLatent):
         self.theta = Flat({k: s for k, s in program.shapes.items() if k != self.name})
         inside = reaches([self.name], program.nodes, program.plan.observed)
         self.inside = tuple(k for k in program.nodes if k in inside)
-        self.observed = tuple(k for k in self.inside if k in _likelihoods(program))
+        self.observed = tuple(k for k in self.inside if k in likelihoods(program))
         self.above = ancestors([self.name], program)
         self.beside = ancestors(self.inside, program) - {self.name} - inside
         self.outside = frozenset(program.nodes) - inside - {self.name}
@@ -75,13 +75,7 @@ class GraphLatent(GaussianLatent):
         self, wanted: Iterable[str], theta: Array, arrays: dict, view: View
     ) -> tuple[dict[str, Any], Terms]:
         """Values of some nodes, none of which depends on ``f``, and their log density terms."""
-        env: dict[str, Any] = {}
-        terms = Terms({}, {}, {})
-        z, program = self.theta.unravel(theta), self.program
-        for name in program.nodes:
-            if name in wanted and name not in program.barren:
-                program.visit(name, env, z, arrays, view, terms)
-        return env, terms
+        return walk(self.program, wanted, self.theta.unravel(theta), arrays, view)
 
     def _values(self, wanted: Iterable[str], theta: Array, view: View) -> dict[str, Any]:
         """The values alone: what is not asked for need not be traced."""
@@ -154,14 +148,7 @@ class GraphLatent(GaussianLatent):
         env[self.name] = f
         for name in self.inside:
             self.program.visit(name, env, {}, arrays, view, terms)
-        return {k: self._flat(k, terms.likelihood[k], view) for k in self.observed}
-
-    def _flat(self, name: str, value: Array, view: View) -> Array:
-        facts = self.program.facts[name]
-        if isinstance(self.program.nodes[name], Factor):
-            return jnp.ravel(value)
-        dims = facts.dims[: len(facts.batch_shape)]
-        return jnp.ravel(jnp.broadcast_to(value, tuple(view.sizes[d] for d in dims)))
+        return {k: flat(self.program, k, terms.likelihood[k], view) for k in self.observed}
 
     def log_likelihood_rows(self, theta: Array, f: Array, rows: Array, arrays: dict) -> Array:
         if "by_row" not in arrays["latent"]:
@@ -228,7 +215,7 @@ class GraphLatent(GaussianLatent):
                 d = self.program.distribution(name, env, view)
                 while "base_dist" in d.__dict__:
                     d = d.base_dist
-                out[name] = self._flat(name, d.eta, view)
+                out[name] = flat(self.program, name, d.eta, view)
         return out
 
     # -- and back ---------------------------------------------------------------------------
@@ -259,7 +246,28 @@ class GraphLatent(GaussianLatent):
         return jax.random.uniform(key, (self.theta.size,), self.program.dtype, -2.0, 2.0)
 
 
-def _likelihoods(program: GraphProgram) -> set[str]:
+def walk(
+    program: GraphProgram, wanted: Iterable[str], z: Mapping[str, Array], arrays: dict, view: View
+) -> tuple[dict[str, Any], Terms]:
+    """Values of some nodes, none of which depends on a process, and their log density terms."""
+    env: dict[str, Any] = {}
+    terms = Terms({}, {}, {})
+    for name in program.nodes:
+        if name in wanted and name not in program.barren:
+            program.visit(name, env, z, arrays, view, terms)
+    return env, terms
+
+
+def flat(program: GraphProgram, name: str, value: Array, view: View) -> Array:
+    """An observation's values or log density terms, one an element, as a vector."""
+    facts = program.facts[name]
+    if isinstance(program.nodes[name], Factor):
+        return jnp.ravel(value)
+    dims = facts.dims[: len(facts.batch_shape)]
+    return jnp.ravel(jnp.broadcast_to(value, tuple(view.sizes[d] for d in dims)))
+
+
+def likelihoods(program: GraphProgram) -> set[str]:
     """Observed variables and likelihood factors."""
     nodes = program.nodes
     factors = {k for k, n in nodes.items() if isinstance(n, Factor) and n.likelihood}
@@ -281,29 +289,37 @@ def ancestors(names: Iterable[str], program: GraphProgram) -> frozenset[str]:
 
 def _refuse(program: GraphProgram, found: Mapping[str, Any]) -> None:
     """Raise a ValueError unless the graph is that of one Gaussian vector with terms."""
+    if len(found) > 1:
+        raise ValueError(
+            f"it has {len(found)} Gaussian processes ({listing(found)}), expected one; "
+            "pk.GPLaplace(), pk.CVI() and pk.Marginal(engine='laplace') take several along the "
+            "same rows. Else add their kernels up in one node (a sum of processes is a process), "
+            "stack the outputs in rows with "
+            f"kernels.ICM, {_ASIDE}"
+        )
+    refuse(program, found)
+
+
+def refuse(program: GraphProgram, found: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless observed terms are all that depends on the processes found."""
     if not found:
         raise ValueError(
             "it has no Gaussian process; declare a latent function as f=pk.gp(kernel_fn, at='x'), "
             f"{_ASIDE}"
         )
-    if len(found) > 1:
+    seen = [k for k in found if k in program.plan.observed]
+    if seen:
         raise ValueError(
-            f"it has {len(found)} Gaussian processes ({listing(found)}), expected one; add their "
-            "kernels up in one node (a sum of processes is a process), stack the outputs in rows "
-            f"with kernels.ICM, {_ASIDE}"
-        )
-    (name,) = found
-    if name in program.plan.observed:
-        raise ValueError(
-            f"site {name!r} is observed, so there is no latent function; leave it out of the data"
+            f"site {seen[0]!r} is observed, so there is no latent function; leave it out of the "
+            "data"
         )
     if program.summed:
         raise ValueError(f"{listing(program.summed)} are summed out along with it; {_ASIDE}")
-    inside = reaches([name], program.nodes, program.plan.observed)
-    if not inside & _likelihoods(program):
+    inside = reaches(list(found), program.nodes, program.plan.observed)
+    if not inside & likelihoods(program):
         raise ValueError(
-            f"no observed variable depends on {name!r}; pass one in the data, or, to look at the "
-            "prior, use pk.prior_predictive"
+            f"no observed variable depends on {listing(found)}; pass one in the data, or, to look "
+            "at the prior, use pk.prior_predictive"
         )
     for key in program.nodes:
         node = program.nodes[key]
@@ -312,12 +328,14 @@ def _refuse(program: GraphProgram, found: Mapping[str, Any]) -> None:
         if key in program.imputed:
             raise ValueError(
                 f"site {key!r} has missing entries, which become latent variables that depend on "
-                f"{name!r}; drop those rows and predict them with posterior.predict, {_ASIDE}"
+                f"{listing(found)}; drop those rows and predict them with posterior.predict, "
+                f"{_ASIDE}"
             )
-        if key not in _likelihoods(program):
+        if key not in likelihoods(program):
             kind = "variable" if isinstance(node, RandomVariable) else "prior factor"
             raise ValueError(
-                f"the {kind} {key!r} depends on {name!r} and is not observed; observe it, {_ASIDE}"
+                f"the {kind} {key!r} depends on {listing(found)} and is not observed; observe it, "
+                f"{_ASIDE}"
             )
 
 
@@ -325,19 +343,23 @@ def _refuse(program: GraphProgram, found: Mapping[str, Any]) -> None:
 
 
 def with_owners(target: Target) -> Target:
-    """The target with the owners of its observations among the arrays, where it has a latent."""
+    """The target with the owners of its observations among the arrays, where it has latents."""
+    from probkit.models import _gp_latents as several
+
     program: Any = target.program
-    latent = program.latent_or_none
+    latent, look, judge = program.latent_or_none, _probe, _judge
+    if latent is None:
+        latent, look, judge = program.latents_or_none, several.probe, several.judge
     if latent is None:
         return target
 
     def probe(probes: dict, arrays: dict) -> dict:
-        return _probe(latent, probes, arrays)
+        return look(latent, probes, arrays)
 
     args = (_probes(latent), target.arrays)
     found = compiled(program, "latent", latent.name, probe, args)(*args)
     with np.errstate(all="ignore"):
-        part = _judge(latent, jax.tree.map(np.asarray, found), args[0])
+        part = judge(latent, jax.tree.map(np.asarray, found), args[0])
     return Target(program, {**target.arrays, "latent": part}, target.labels)
 
 
@@ -364,13 +386,18 @@ def _probe(latent: GraphLatent, probes: dict, arrays: dict) -> dict:
     return jax.vmap(at)(probes["points"])
 
 
-def _probes(latent: GraphLatent) -> dict[str, np.ndarray]:
-    """Where derivatives are taken (two near points, two beyond any kink), and along what."""
+def _probes(latent: Any) -> dict[str, np.ndarray]:
+    """Where derivatives are taken (two near points, two beyond any kink), and along what.
+
+    Several processes have no closed form that a kink could be taken for: the near ones do.
+    """
     n, rng = latent.size, np.random.default_rng(20)
-    theta, near = rng.uniform(-0.2, 0.2, latent.theta.size), 0.7 * rng.normal(size=(2, n))
+    theta = rng.uniform(-0.2, 0.2, latent.theta.size)
+    several = () if isinstance(latent, GraphLatent) else (len(latent.names),)
+    near = 0.7 * rng.normal(size=(2, *several, n))
     made = {
         "theta": theta,
-        "points": np.stack([*near, near[0] - 1e6, near[1] + 1e6]),
+        "points": near if several else np.stack([*near, near[0] - 1e6, near[1] + 1e6]),
         "along": np.stack([np.ones(n), np.arange(1.0, n + 1), rng.normal(size=n)]),
     }
     return {k: v.astype(latent.program.dtype) for k, v in made.items()}

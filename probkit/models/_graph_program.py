@@ -24,14 +24,15 @@ from jaxtyping import Array
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import IdentityTransform
 
-from probkit.core import Batch, GaussianLatent, Program, Site, Terms
+from probkit.core import Batch, GaussianLatent, GaussianLatents, Program, Site, Terms
 from probkit.core._target import scaled_sum
 from probkit.models._centring import centre
 from probkit.models._enumerate import Enumeration
 from probkit.models._facts import Facts
-from probkit.models._gp import GaussianProcess, check_memory
+from probkit.models._gp import GaussianProcess, check_memory, processes
 from probkit.models._gp_conditional import residuals, workspace
 from probkit.models._gp_latent import GraphLatent
+from probkit.models._gp_latents import GraphLatents
 from probkit.models._graph import consumers
 from probkit.models._inside import checked_density, log_density, settled, trusted
 from probkit.models._markov import Markov
@@ -105,8 +106,27 @@ class GraphProgram(Program):
         latent = GraphLatent(self) if latent is None else latent
         return latent.checked(arrays)
 
+    @cached_property
+    def latents_or_none(self) -> GraphLatents | None:
+        """What is known of the model's Gaussian processes, if they are of that form."""
+        try:
+            return GraphLatents(self)
+        except ValueError:
+            return None
+
+    def gaussian_latents(self, arrays: dict) -> GaussianLatents:
+        latents = self.latents_or_none
+        # (Building it a second time raises with the reason.)
+        latents = GraphLatents(self) if latents is None else latents
+        return latents.checked(arrays)
+
     def workspace(self, arrays: dict) -> int:
         return workspace(self, arrays)
+
+    def in_turn(self) -> bool:
+        # Two batches of Cholesky factors at once can wait for each other for ever on a CPU: each
+        # holds a thread of XLA's pool while jaxlib (0.10) divides its batch among the same threads.
+        return len(processes(self.nodes)) > 1
 
     def carried(self, values: Mapping[str, Array], arrays: dict) -> dict[str, Array]:
         return residuals(self, values, arrays)

@@ -50,10 +50,14 @@ def map_draws(
         return jax.tree.map(lambda x: x[:0], some)
     block = _block(count, max([size, *(int(x[0].size) for x in leaves)]))
 
+    in_turn = target.program.in_turn()
+
     def over_block(data: Any, start: Any, part: Any, arrays: dict) -> Any:
         base = wrap_key(data)
         index = start + np.arange(block, dtype=np.uint32)
         one = lambda i, row: fn(jax.random.fold_in(base, i), row, arrays)  # noqa: E731
+        if in_turn:
+            return jax.lax.map(lambda pair: one(*pair), (index, part))
         return jax.vmap(one)(index, part)
 
     pieces = []

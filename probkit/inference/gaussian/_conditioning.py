@@ -262,5 +262,5 @@ def attach(
     value, slope = stop(value), stop(slope)
     moved, extra = prior(theta), terms(theta)
     frozen = stop(moved)
-    out = value + jnp.sum(slope.K * (moved.K - frozen.K)) + jnp.dot(slope.m, moved.m - frozen.m)
+    out = value + jnp.sum(slope.K * (moved.K - frozen.K)) + jnp.vdot(slope.m, moved.m - frozen.m)
     return out + (extra - stop(extra))

@@ -55,11 +55,13 @@ def fixed_point(
     beta: Array | float,
     tolerance: Array | float,
     max_steps: int,
+    units: Callable[[Array], Sites] = lambda v: Sites(jnp.sqrt(v), v),
 ) -> Found:
     """Search from ``start``; ``update`` returns the undamped new sites and the marginal variances.
 
-    Stops when the residual is below ``tolerance``, after ``max_steps``, or once ``beta`` has
-    become too small to move.
+    ``units`` of these variances are what changes of the sites' parameters are multiplied by. Stops
+    when the residual is below ``tolerance``, after ``max_steps``, or once ``beta`` has become too
+    small to move.
     """
     dtype = start.l1.dtype
     top = jnp.asarray(beta, dtype)
@@ -73,7 +75,9 @@ def fixed_point(
     def body(c: _Search) -> _Search:
         new, v = update(c.sites)
         gap = Sites(new.l1 - c.sites.l1, new.l2 - c.sites.l2)
-        residual = jnp.maximum(jnp.max(jnp.abs(gap.l1) * jnp.sqrt(v)), jnp.max(jnp.abs(gap.l2) * v))
+        unit = units(v)
+        first, second = jnp.abs(gap.l1) * unit.l1, jnp.abs(gap.l2) * unit.l2
+        residual = jnp.maximum(jnp.max(first), jnp.max(second))
         fine = jnp.isfinite(residual)
         better = fine & (residual < c.least)
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), c.sites, c.best)

@@ -15,7 +15,8 @@ Cost a step: one Cholesky factor.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jaxtyping import Array
 
 from probkit.inference.gaussian._conditioning import (
     Adjoint,
+    Factor,
     Prior,
     Sites,
     adjoint,
@@ -52,6 +54,71 @@ def sites_at(terms: Pointwise, f: Array) -> Sites:
     return Sites(w * f + d1, w)
 
 
+def ascend(
+    fit: Callable[[Array], Array],
+    touch: Callable[[Array], Any],
+    m: Array,
+    first: Any,
+    tolerance: float | Array,
+    max_steps: int,
+) -> tuple[Array, Array, Array, Array]:
+    """The mode of ``fit(f) - (f - m)' K^-1 (f - m) / 2``, from the mean ``first``.
+
+    Args:
+        fit: the sum of the log terms.
+        touch: the Gaussian posterior (``alpha``, ``mu``) with the sites that touch at ``f``.
+        m: the prior mean; all vectors have its shape.
+        first: the posterior to begin with.
+        tolerance: of the sites; the decrement is a square of what they are off by.
+        max_steps: factorisations at the most.
+
+    Returns:
+        The mode, its ``alpha``, the number of steps, and whether the search converged.
+    """
+    dtype = m.dtype
+    lengths = jnp.asarray([2.0 ** (1 - i) for i in range(_LENGTHS)], dtype)
+    tolerance = jnp.asarray(tolerance, dtype) ** 2
+    tolerance = jnp.maximum(tolerance, 100.0 * jnp.finfo(dtype).eps)
+
+    def height(alpha: Array, f: Array) -> Array:
+        return fit(f) - 0.5 * jnp.vdot(alpha, f - m)
+
+    def body(c: _Newton) -> _Newton:
+        goal = touch(c.f)
+        da, df = goal.alpha - c.alpha, goal.mu - c.f
+        heights = jax.vmap(lambda r: height(c.alpha + r * da, c.f + r * df))(lengths)
+        heights = jnp.where(jnp.isfinite(heights), heights, -jnp.inf)
+        i = jnp.argmax(heights)
+        now = height(c.alpha, c.f)
+        move = jnp.where((heights[i] > now) & jnp.isfinite(heights[i]), lengths[i], 0.0)
+        # Newton's decrement: what the quadratic model promises, which also ends a stalled search.
+        promised = jnp.abs(jnp.vdot(da, df))
+        # Heights do not tell steps apart whose gain is lost in their rounding. The last step is
+        # taken all the same: the determinant is of first order in what f is off by.
+        last = promised < 100.0 * jnp.finfo(dtype).eps * (1.0 + jnp.abs(now))
+        move = jnp.where(last & jnp.isfinite(heights[_WHOLE]), 1.0, move)
+        gain = jnp.where((move == 0.0) | last, 0.0, promised + heights[i] - now)
+        return _Newton(c.alpha + move * da, c.f + move * df, gain, c.steps + 1)
+
+    def going(c: _Newton) -> Array:
+        return (c.steps < max_steps) & (c.gain > tolerance)
+
+    ok = jnp.isfinite(height(first.alpha, first.mu))
+    alpha = jnp.where(ok, first.alpha, 0.0)
+    f = jnp.where(ok, first.mu, m)
+    end = jax.lax.while_loop(
+        going, body, _Newton(alpha, f, jnp.asarray(jnp.inf, dtype), jnp.int32(0))
+    )
+    return end.f, end.alpha, end.steps, end.gain <= tolerance
+
+
+def ended(sites: Sites, residual: Array, steps: Array, converged: Array) -> Found:
+    """What a search found, with the reason of its end."""
+    lost = ~jnp.isfinite(residual)
+    reason = jnp.where(lost, NOT_FINITE, jnp.where(converged, CONVERGED, RAN_OUT))
+    return Found(sites, residual, steps, reason.astype(jnp.int32))
+
+
 def solve(
     problem: Problem,
     theta: Array,
@@ -63,47 +130,17 @@ def solve(
 ) -> Found:
     """The mode at ``theta``, as the sites that touch there; ``start`` are sites to begin with."""
     terms = problem.terms(theta)
-    dtype = prior.m.dtype
-    lengths = jnp.asarray([2.0 ** (1 - i) for i in range(_LENGTHS)], dtype)
-    # The decrement is a square of what the sites are off by.
-    tolerance = jnp.asarray(tolerance, dtype) ** 2
-    tolerance = jnp.maximum(tolerance, 100.0 * jnp.finfo(dtype).eps)
 
-    def height(alpha: Array, f: Array) -> Array:
-        return jnp.sum(terms(f)) - 0.5 * jnp.dot(alpha, f - prior.m)
+    def fit(f: Array) -> Array:
+        return jnp.sum(terms(f))
 
-    def body(c: _Newton) -> _Newton:
-        goal = factorise(prior, sites_at(terms, c.f))
-        da, df = goal.alpha - c.alpha, goal.mu - c.f
-        heights = jax.vmap(lambda r: height(c.alpha + r * da, c.f + r * df))(lengths)
-        heights = jnp.where(jnp.isfinite(heights), heights, -jnp.inf)
-        i = jnp.argmax(heights)
-        now = height(c.alpha, c.f)
-        move = jnp.where((heights[i] > now) & jnp.isfinite(heights[i]), lengths[i], 0.0)
-        # Newton's decrement: what the quadratic model promises, which also ends a stalled search.
-        promised = jnp.abs(jnp.dot(da, df))
-        # Heights do not tell steps apart whose gain is lost in their rounding. The last step is
-        # taken all the same: the determinant is of first order in what f is off by.
-        last = promised < 100.0 * jnp.finfo(dtype).eps * (1.0 + jnp.abs(now))
-        move = jnp.where(last & jnp.isfinite(heights[_WHOLE]), 1.0, move)
-        gain = jnp.where((move == 0.0) | last, 0.0, promised + heights[i] - now)
-        return _Newton(c.alpha + move * da, c.f + move * df, gain, c.steps + 1)
-
-    def going(c: _Newton) -> Array:
-        return (c.steps < max_steps) & (c.gain > tolerance)
+    def touch(f: Array) -> Factor:
+        return factorise(prior, sites_at(terms, f))
 
     first = factorise(prior, start)
-    ok = jnp.isfinite(height(first.alpha, first.mu))
-    alpha = jnp.where(ok, first.alpha, 0.0)
-    f = jnp.where(ok, first.mu, prior.m)
-    end = jax.lax.while_loop(
-        going, body, _Newton(alpha, f, jnp.asarray(jnp.inf, dtype), jnp.int32(0))
-    )
-    sites = sites_at(terms, end.f)
-    residual = jnp.max(jnp.abs(jax.grad(lambda f: jnp.sum(terms(f)))(end.f) - end.alpha))
-    lost = ~jnp.isfinite(residual)
-    reason = jnp.where(lost, NOT_FINITE, jnp.where(end.gain <= tolerance, CONVERGED, RAN_OUT))
-    return Found(sites, residual, end.steps, reason.astype(jnp.int32))
+    f, alpha, steps, converged = ascend(fit, touch, prior.m, first, tolerance, max_steps)
+    residual = jnp.max(jnp.abs(jax.grad(fit)(f) - alpha))
+    return ended(sites_at(terms, f), residual, steps, converged)
 
 
 def value(problem: Problem, theta: Array, sites: Sites) -> Array:

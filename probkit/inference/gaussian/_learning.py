@@ -35,6 +35,7 @@ from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, Found
 from probkit.inference.gaussian._lbfgs import Search, advance, begin
 from probkit.inference.gaussian._posterior import approximation, summarise
 from probkit.inference.gaussian._problem import WALL, Problem
+from probkit.inference.gaussian._several_problem import Several, check_rows, is_several, posed
 
 OPTIONS = ("draws", "objective", "starts", "screen", "max_steps", "tolerance")
 _BYTES = 12  # matrices of n x n doubles alive at once, about
@@ -60,13 +61,24 @@ class Engine(NamedTuple):
         root: whether the derivative is not that of the value (sites are frozen in it).
         check: raises where the engine cannot do the problem.
         scout: an engine that is quick and ends close by, whose optimum the search begins with.
+        closed: of an engine for several processes: whether its sites of softmax terms are their
+            probabilities.
+        several: the engine for models with several processes, where there is one.
     """
 
-    solve: Callable[[Problem, Array, Prior, Sites, Array], Found]
-    value: Callable[[Problem, Array, Sites], Array]
+    solve: Callable[[Any, Array, Prior, Sites, Array], Found]
+    value: Callable[[Any, Array, Sites], Array]
     root: bool = False
-    check: Callable[[Problem], None] = lambda problem: None
+    check: Callable[[Any], None] = lambda problem: None
     scout: Engine | None = None
+    closed: bool = False
+    several: Engine | None = None
+
+    def fitting(self, target: Target) -> Engine:
+        """This engine, or the one for several processes where the model has several."""
+        if self.several is not None and is_several(target.program, target.arrays):
+            return self.several
+        return self
 
 
 class Options(NamedTuple):
@@ -101,27 +113,32 @@ class Options(NamedTuple):
         )
 
 
-def init(key: Array, target: Target, screen: int, scouting: bool) -> dict:
+def init(key: Array, target: Target, engine: Engine, screen: int) -> dict:
     """The state of one search: points to look at, and sites to start from."""
-    problem = Problem.of(target)
-    _check_memory(problem.latent.name, problem.latent.size, None)
+    problem = posed(target.program, target.arrays, engine.closed)
+    engine.check(problem)
+    scouting = engine.scout is not None
+    if isinstance(problem, Several):
+        check_rows(problem, 8.0 * _BYTES, memory())
+    else:
+        _check_memory(problem.latent.name, problem.latent.size, None)
     latent, dtype = problem.latent, target.dtype
     start = jax.vmap(lambda k: latent.start(k, target.arrays))
     candidates = start(jax.random.split(key, screen)).astype(dtype)
-    flat = jnp.zeros(latent.size, dtype)
+    blank = problem.blank(dtype)
     state = {f"search_{k}": v for k, v in begin(candidates)._asdict().items()}
-    sites = {"l1": flat, "l2": flat}
+    sites = {"l1": blank.l1, "l2": blank.l2}
     inner = {"residual": jnp.asarray(jnp.inf, dtype), "reason": jnp.int32(0)}
     root = begin_root(candidates.shape[1], candidates.dtype)._asdict()
     inner |= {f"root_{k}": v for k, v in root.items()} | {"scouting": jnp.asarray(scouting)}
-    return {**state, **sites, **inner, "candidates": candidates, "log_z": flat[0]}
+    return {**state, **sites, **inner, "candidates": candidates, "log_z": jnp.zeros((), dtype)}
 
 
 def step(
     target: Target, state: dict, engine: Engine, objective: str
 ) -> tuple[dict, dict[str, Array]]:
     """One evaluation at the trial point, and the next trial."""
-    problem = Problem.of(target)
+    problem = posed(target.program, target.arrays, engine.closed)
     at = Search(**{k: state[f"search_{k}"] for k in Search._fields})
     root = Root(**{k: state[f"root_{k}"] for k in Root._fields})
     candidates, scouting = state["candidates"], state["scouting"]
@@ -164,7 +181,12 @@ def step(
 
 
 def _look(
-    problem: Problem, state: dict, objective: str, cold: Array, engine: Engine, theta: Array
+    problem: Problem | Several,
+    state: dict,
+    objective: str,
+    cold: Array,
+    engine: Engine,
+    theta: Array,
 ) -> tuple[Array, Array, Found, Array]:
     """What is minimised at ``theta`` with its derivative, the sites, and the log evidence."""
 
@@ -219,7 +241,7 @@ def finish(
     )
     figures = {k: np.asarray(v) for k, v in program(*args).items()}
     jitter = float(np.max(figures["jitters"]))
-    allowed = max(_MOST_JITTER, 100.0 * len(pick["l1"]) * float(np.finfo(dtype).eps))
+    allowed = max(_MOST_JITTER, 100.0 * pick["l1"].shape[-1] * float(np.finfo(dtype).eps))
     if not jitter <= allowed:
         _warn_of_jitter(target, name, jitter, allowed, theta)
     ends = -state["search_value"]
@@ -281,7 +303,7 @@ def _warn_of_jitter(
     target: Target, name: str, jitter: float, allowed: float, theta: np.ndarray
 ) -> None:
     """Warn of a covariance matrix that another one was put in the place of, or refuse it."""
-    latent = target.program.gaussian_latent(target.arrays)
+    latent = posed(target.program, target.arrays, False).latent
     at = ", ".join(f"{k}={v:.3g}" for k, v in zip(latent.theta.labels(), theta, strict=True))
     where = f"{name}: site {latent.name!r}: the covariance matrix"
     remedy = (

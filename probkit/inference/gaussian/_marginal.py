@@ -62,10 +62,17 @@ from probkit.inference.gaussian._conditioning import (
     weights,
 )
 from probkit.inference.gaussian._fixed_point import NOT_FINITE
-from probkit.inference.gaussian._gp_methods import ep_engine, exact_engine, laplace_engine
+from probkit.inference.gaussian._gp_methods import (
+    ep_engine,
+    exact_engine,
+    laplace_engine,
+    several_laplace_engine,
+)
 from probkit.inference.gaussian._learning import Engine
 from probkit.inference.gaussian._posterior import problem_of
 from probkit.inference.gaussian._problem import Problem
+from probkit.inference.gaussian._several_posterior import draws
+from probkit.inference.gaussian._several_problem import Several, posed
 from probkit.inference.gaussian._summit import Summit, curved, plain, summit
 
 ENGINES = ("auto", "exact", "laplace", "ep")
@@ -74,14 +81,24 @@ _WEIGHED = 500  # draws of an approximation that its evidence is estimated from
 _SCREEN = 4  # random points that the search for the top begins with the best of
 
 
-def engine_named(name: str, problem: Problem) -> Engine:
-    """The engine that integrates the function out; ``"auto"`` is exact where that is possible."""
+def engine_named(name: str, problem: Problem | Several) -> Engine:
+    """The engine that integrates the function out; ``"auto"`` is exact where that is possible.
+
+    (Of several processes it is Laplace's method.)
+    """
+    if isinstance(problem, Several):
+        return several_laplace_engine(closed=True)
     if name == "exact" or (name == "auto" and problem.kind == "gaussian"):
         return exact_engine()
     return laplace_engine() if name == "laplace" else ep_engine(1.0, 0.8)
 
 
-def sites_at(problem: Problem, engine: Engine, theta: Array) -> tuple[Sites, Array]:
+def posed_for(program: Program, arrays: dict) -> Problem | Several:
+    """The problem of a Program and arrays that fit it, for the engines named here."""
+    return posed(program, arrays, closed=True)
+
+
+def sites_at(problem: Problem | Several, engine: Engine, theta: Array) -> tuple[Sites, Array]:
     """An engine's sites at ``theta``, and whether they are finite."""
     prior = problem.prior(theta)
     start = problem.start(theta, prior)
@@ -92,10 +109,10 @@ def sites_at(problem: Problem, engine: Engine, theta: Array) -> tuple[Sites, Arr
 def reduced(target: Target, name: str, at: Summit | None = None) -> Target:
     """The Target of the hyperparameters alone, in the coordinates ``at`` (their own by default)."""
     program = target.program
-    shapes = program.gaussian_latent(target.arrays).theta.shapes
+    shapes = posed_for(program, target.arrays).latent.theta.shapes
 
     def log_density(z: Mapping[str, Array], arrays: dict) -> Array:
-        problem = problem_of(program, arrays["data"])
+        problem = posed_for(program, arrays["data"])
         at = Summit(*arrays["at"])
         height = curved(lambda u: _height(problem, name, at.out(u)))
         return height(problem.latent.theta.ravel(z)) + at.log_scale
@@ -112,7 +129,7 @@ def reduced(target: Target, name: str, at: Summit | None = None) -> Target:
     return Target(made, {"data": {"data": target.arrays, "at": tuple(at)}})
 
 
-def _height(problem: Problem, name: str, theta: Array) -> Array:
+def _height(problem: Problem | Several, name: str, theta: Array) -> Array:
     """Log evidence plus log prior of hyperparameters, with the engine's own derivative."""
     engine = engine_named(name, problem)
     sites, fine = jax.lax.stop_gradient(sites_at(problem, engine, jax.lax.stop_gradient(theta)))
@@ -123,7 +140,7 @@ def _height(problem: Problem, name: str, theta: Array) -> Array:
 
 def highest(target: Target, name: str) -> Summit:
     """Where the hyperparameters' log density is highest, and how it falls off."""
-    problem = Problem.of(target)
+    problem = posed_for(target.program, target.arrays)
     start = jax.vmap(lambda k: problem.latent.start(k, target.arrays))
     candidates = start(jax.random.split(jax.random.key(0), _SCREEN)).astype(target.dtype)
     return summit(lambda theta: _height(problem, name, theta), candidates)
@@ -136,7 +153,8 @@ class Marginal(Inference):
         method: draws or approximates the hyperparameters; by default
             ``pk.NUTS(draws=1000, warmup=150, metric="identity", target_accept=0.55)``, 4 chains.
         engine: how the function is integrated out: ``"exact"`` (Gaussian terms), ``"laplace"``,
-            ``"ep"``, or ``"auto"``: exact where the terms are Gaussian, else EP.
+            ``"ep"``, or ``"auto"``: exact where the terms are Gaussian, else EP. Several processes
+            whose terms meet row by row are integrated out by Laplace's method.
 
     An approximation in the place of a sampler (``pk.Marginal(pk.VI())``) is one of the
     hyperparameters, with the function drawn given them. ``posterior.log_evidence`` comes with it,
@@ -167,7 +185,8 @@ class Marginal(Inference):
             raise TypeError(
                 f"Marginal: expected an inference method such as pk.NUTS(), found {method!r}"
             )
-        if method.batches is not None or "gaussian_latent" in method.requires:
+        latent = {"gaussian_latent", "gaussian_latents"} & set(method.requires)
+        if method.batches is not None or latent:
             raise TypeError(
                 f"Marginal: expected a method that takes the whole log density, such as pk.NUTS() "
                 f"or pk.VI(), found {method!r}"
@@ -188,14 +207,15 @@ class Marginal(Inference):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        return ("gaussian_latent",)
+        several = self.engine in ("auto", "laplace")
+        return ("gaussian_latents",) if several else ("gaussian_latent",)
 
     @property
     def batches(self) -> Batches | None:
         return None
 
     def init(self, key: Array, target: Target) -> Any:
-        problem = Problem.of(target)
+        problem = posed_for(target.program, target.arrays)
         if not problem.latent.theta.size:
             raise ValueError(
                 "Marginal: this model has no hyperparameters to draw; use pk.GPExact() or pk.EP()"
@@ -245,8 +265,11 @@ def complete(program: Program, name: str, arrays: dict, theta: Array, key: Array
 
     As `_posterior.draw`, but without the factor's inverse: there is one draw only.
     """
-    problem = problem_of(program, arrays)
+    problem = posed_for(program, arrays)
     sites, _ = sites_at(problem, engine_named(name, problem), theta)
+    if isinstance(problem, Several):
+        f = draws(problem, theta, sites, key, 1)[0]
+        return program.flat.ravel(problem.latent.point(theta, f, arrays))
     prior = problem.prior(theta)
     n, s = prior.m.shape[0], jnp.sqrt(sites.l2)
     noise = jax.random.normal(key, (2, n), prior.m.dtype)
@@ -319,7 +342,7 @@ def _completed(target: Target, inner: Approximation, name: str, at: Summit) -> A
 
 def hyperparameters(target: Target, unconstrained: np.ndarray) -> np.ndarray:
     """The hyperparameters' part of draws ``(..., d)`` of the whole space: ``(..., theta.size)``."""
-    latent = target.gaussian_latent
+    latent = posed_for(target.program, target.arrays).latent
     parts = target.program.flat.unravel_host(np.asarray(unconstrained))
     lead = np.shape(unconstrained)[:-1]
     return np.concatenate([parts[k].reshape(*lead, -1) for k in latent.theta.shapes], axis=-1)

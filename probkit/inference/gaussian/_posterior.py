@@ -28,6 +28,7 @@ from probkit.core._check import Check
 from probkit.core._programs import compiled
 from probkit.core._target import Program
 from probkit.core._trees import in_precision
+from probkit.inference.gaussian import _several_posterior
 from probkit.inference.gaussian._conditioning import (
     Sites,
     factorise,
@@ -37,6 +38,7 @@ from probkit.inference.gaussian._conditioning import (
 )
 from probkit.inference.gaussian._ep import cavity
 from probkit.inference.gaussian._problem import Problem
+from probkit.inference.gaussian._several_problem import Several, posed
 
 
 def problem_of(program: Program, arrays: dict) -> Problem:
@@ -51,6 +53,8 @@ def summarise(program: Program, params: dict) -> dict[str, Array]:
     conditioned prior, and that of the prior itself, which draws are made with.
     """
     problem, theta, sites = _parts(program, params)
+    if isinstance(problem, Several):
+        return _several_posterior.summarise(problem, theta, sites)
     prior = problem.prior(theta)
     factor = factorise(prior, sites)
     v = variances(prior, factor)
@@ -62,6 +66,13 @@ def summarise(program: Program, params: dict) -> dict[str, Array]:
 def draw(program: Program, params: dict, key: Array, n: int) -> Array:
     """``n`` points of the model's own unconstrained space, ``(n, d)``."""
     problem, theta, sites = _parts(program, params)
+
+    def point(f: Array) -> Array:
+        return program.flat.ravel(problem.latent.point(theta, f, problem.arrays))
+
+    if isinstance(problem, Several):
+        # One by one: a point whitens each of the functions with a factor of its own.
+        return jax.lax.map(point, _several_posterior.draws(problem, theta, sites, key, n))
     prior = problem.prior(theta)
     factor = factorise(prior, sites)
     noise = jax.random.normal(key, (2, prior.m.shape[0], n), prior.m.dtype)
@@ -69,15 +80,11 @@ def draw(program: Program, params: dict, key: Array, n: int) -> Array:
     s = factor.s[:, None]
     f = factor.mu[:, None] + g
     f -= prior.K @ (s * cho_solve((factor.tril, True), s * g + noise[1]))
-
-    def point(f: Array) -> Array:
-        return program.flat.ravel(problem.latent.point(theta, f, problem.arrays))
-
     return jax.vmap(point)(f.T)
 
 
-def _parts(program: Program, params: dict) -> tuple[Problem, Array, Sites]:
-    problem = problem_of(program, params["arrays"])
+def _parts(program: Program, params: dict) -> tuple[Problem | Several, Array, Sites]:
+    problem = posed(program, params["arrays"], params["l2"].ndim == params["l1"].ndim)
     return problem, params["theta"], Sites(params["l1"], params["l2"])
 
 
@@ -132,7 +139,8 @@ def log_predictive(target: Target, fitted: Approximation, new: Target) -> np.nda
 
 def _predict(target: Target, fitted: Approximation, new: Target) -> dict[str, np.ndarray]:
     def fn(params: dict, arrays: dict) -> dict[str, Array]:
-        problem, theta, sites = _parts(target.program, params)
+        problem, theta = problem_of(target.program, params["arrays"]), params["theta"]
+        sites = Sites(params["l1"], params["l2"])
         other = problem_of(new.program, arrays)
         prior = problem.prior(theta)
         factor = factorise(prior, sites)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,4 +129,14 @@ class Problem:
 
     def penalty(self, theta: Array) -> Array:
         """The wall around the hyperparameters: zero inside."""
-        return 0.5 * jnp.sum(jnp.maximum(jnp.abs(theta) - WALL, 0.0) ** 2)
+        return wall(theta)
+
+    def blank(self, dtype: Any) -> Sites:
+        """Sites that say nothing."""
+        none = jnp.zeros(self.latent.size, dtype)
+        return Sites(none, none)
+
+
+def wall(theta: Array) -> Array:
+    """What hyperparameters further out than `WALL` cost."""
+    return 0.5 * jnp.sum(jnp.maximum(jnp.abs(theta) - WALL, 0.0) ** 2)
