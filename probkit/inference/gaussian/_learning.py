@@ -263,7 +263,7 @@ def finish(
         "starts_at_best": int(np.sum(np.abs(ends - ends[best]) < 0.1)),
     }
     left = _LEFT_OF_ROOT if root else _LEFT
-    checks = _checks(theta, stats, np.finfo(dtype).eps, allowed, left)
+    checks = _checks(theta, stats, float(np.finfo(dtype).eps), allowed, left)
     converged = pick["reason"] == CONVERGED and stats["gain_left"] < left
     status = Status.OK if converged else Status.MAX_STEPS
     if not (np.isfinite(stats["log_evidence"]) and np.all(np.isfinite(figures["mean"]))):
