@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
 from probkit.core._errors import check_count
 
@@ -23,6 +24,61 @@ def each_chain(step: Callable, keys: Any, state: PyTree) -> Any:
     if in_turns(jax.tree.leaves(state)[0].shape[0]):
         return jax.lax.map(lambda own: step(*own), (keys, state))
     return jax.vmap(step)(keys, state)
+
+
+def one_by_one(fn: Callable[[Array, PyTree], Array]) -> Callable[[Array, PyTree], Array]:
+    """A scalar function of a vector that a batch of vectors is given to one after the other.
+
+    So are its gradient with respect to the vector and, forward over reverse, its Hessian. What
+    else the function depends on is its second argument, not its closure.
+    """
+    gradient = jax.grad(fn)
+    value, slope = _in_sequence(fn), _in_sequence(gradient)
+    turn = _in_sequence(lambda x, v, rest: jax.jvp(lambda x: gradient(x, rest), (x,), (v,))[1])
+
+    @jax.custom_jvp
+    def sloped(x: Array, rest: PyTree) -> Array:
+        return slope(x, rest)
+
+    @sloped.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+        x, rest = primals
+        return slope(x, rest), turn(x, tangents[0], rest)
+
+    @jax.custom_jvp
+    def out(x: Array, rest: PyTree) -> Array:
+        return value(x, rest)
+
+    @out.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+        return value(*primals), jnp.dot(sloped(*primals), tangents[0])
+
+    return out
+
+
+def _in_sequence(fn: Callable[..., Array]) -> Callable[..., Array]:
+    """``fn`` with `jax.vmap` as a loop. (JAX's own such wrapper fails where nothing is batched.)"""
+
+    @jax.custom_batching.custom_vmap
+    def out(*args: PyTree) -> Array:
+        return fn(*args)
+
+    @out.def_vmap
+    def _(size: int, batched: Any, *args: PyTree) -> tuple[Array, bool]:
+        leaves, tree = jax.tree.flatten(args)
+        which = jax.tree.leaves(batched)
+        if not any(which):
+            return fn(*args), False
+
+        def one(rows: list) -> Array:
+            own = iter(rows)
+            mixed = [next(own) if b else x for x, b in zip(leaves, which, strict=True)]
+            return out(*jax.tree.unflatten(tree, mixed))
+
+        moving = [x for x, b in zip(leaves, which, strict=True) if b]
+        return jax.lax.map(one, moving), True
+
+    return out
 
 
 def in_turns(count: int) -> bool:

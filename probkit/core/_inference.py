@@ -111,6 +111,11 @@ class Inference(eqx.Module):
         return False
 
     @property
+    def brief_init(self) -> bool:
+        """Whether `init` is so little work that optimising its program costs more than it gives."""
+        return False
+
+    @property
     def settling(self) -> Array | np.ndarray | None:
         """Numbers of the steps after which `settle` is due (integers, shape ``(k,)``), or None."""
         return None

@@ -44,6 +44,8 @@ from probkit.core._trees import shapes_of
 _CPU_OPTIONS: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 1,
+    # In one piece: what is divided among threads costs more than they save.
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
 #: XLA's library of reductions off. In jaxlib 0.10.2 it gives wrong sums over a short last axis in
 #: batched programs (the log likelihoods of Beta and Dirichlet terms, off by whole nats), and
@@ -54,6 +56,8 @@ _NO_LIBRARY: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _PRODUCTS: dict[str, Any] = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 }
+#: For what runs once and briefly: compiled in half the time, and some milliseconds slower.
+BRIEF: dict[str, Any] = {"xla_backend_optimization_level": 0}
 _LARGE = 1 << 20  # multiplications of one product
 _PRODUCT = re.compile(
     r"stablehlo\.dot_general [^\n]*?(?:batching_dims = \[([\d, ]*)\] x [^\n]*?)?"

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from probkit.core._abreast import one_by_one
 from probkit.core._errors import listing, nearest
 from probkit.core._latent import GaussianLatent
 from probkit.core._latents import GaussianLatents
@@ -352,9 +353,16 @@ class Target(eqx.Module):
 
     def flat_log_density(self, vector: ArrayLike, batch: Batch | None = None) -> Array:
         """The log density of one flat vector of length ``target.program.flat.size``."""
+
+        program = self.program
+
+        def fn(vector: Array, rest: tuple) -> Array:
+            arrays, batch = rest
+            return Target(program, arrays).log_density(program.flat.unravel(vector), batch)
+
         with in_precision(self.dtype):
-            point = self.program.flat.unravel(jnp.asarray(vector, self.dtype))
-            return self.log_density(point, batch)
+            density = one_by_one(fn) if program.in_turn() else fn
+            return density(jnp.asarray(vector, self.dtype), (self.arrays, batch))
 
     def per_example(self, z: Mapping[str, ArrayLike], key: Array | None = None) -> dict[str, Array]:
         """Log likelihood of each observation, by observed site, in its natural shape."""

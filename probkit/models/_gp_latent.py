@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probkit.core import Batch, Flat, GaussianLatent, Target, Terms, listing
-from probkit.core._programs import compiled
+from probkit.core._programs import BRIEF, compiled
 from probkit.models._centring import decentre
 from probkit.models._gp import check_memory, processes
 from probkit.models._graph import reaches
@@ -357,7 +357,7 @@ def with_owners(target: Target) -> Target:
         return look(latent, probes, arrays)
 
     args = (_probes(latent), target.arrays)
-    found = compiled(program, "latent", latent.name, probe, args)(*args)
+    found = compiled(program, "latent", latent.name, probe, args, options=BRIEF)(*args)
     with np.errstate(all="ignore"):
         part = judge(latent, jax.tree.map(np.asarray, found), args[0])
     return Target(program, {**target.arrays, "latent": part}, target.labels)

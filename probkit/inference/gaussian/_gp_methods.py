@@ -171,6 +171,10 @@ class GPMethod(Inference):
         self.damping = shares.get("damping", shares.get("step", 1.0))
 
     @property
+    def brief_init(self) -> bool:
+        return True
+
+    @property
     @abc.abstractmethod
     def engine(self) -> Engine:
         """The engine's functions."""
