@@ -280,3 +280,33 @@ def test_sums_in_batched_programs_are_right():
     np.testing.assert_allclose(
         found, stats.beta.logpdf(y.astype(float), 0.3 * k, 0.7 * k), atol=1e-3
     )
+
+
+def _text(fn, *shapes, dtype=np.float64):
+    with jax.enable_x64(True):
+        args = [np.ones(s, dtype) for s in shapes]
+        return jax.jit(fn).lower(*args).as_text()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "large"),
+    [
+        (((110, 110), (110, 110)), True),
+        (((100, 100), (100, 100)), False),
+        (((2000, 600), (600,)), True),
+        (((1000, 5, 5), (1000, 5, 5)), False),  # many small ones
+        (((3, 128, 128), (3, 128, 128)), True),
+    ],
+)
+def test_large_products_of_doubles_are_seen(shapes, large):
+    assert programs._has_large_product(_text(jnp.matmul, *shapes)) == large
+    assert not programs._has_large_product(_text(jnp.matmul, *shapes, dtype=np.float32))
+
+
+def test_a_program_of_large_products_gives_what_the_plain_one_does():
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=(130, 130))
+    with jax.enable_x64(True):
+        lowered = jax.jit(lambda a: a @ a.T @ a).lower(a)
+        made = programs._compile(lowered, lowered.as_text(), {})
+        np.testing.assert_allclose(made(a), a @ a.T @ a, rtol=1e-10, atol=1e-9)

@@ -273,3 +273,19 @@ def test_calibration_small():
 @pytest.mark.parametrize("name", MODELS)
 def test_calibration(name):
     _calibrated(name, 400)
+
+
+@pytest.mark.parametrize("engine", ["blackjax", "numpyro"])
+def test_an_identity_metric_learns_the_step_size_alone(engine):
+    # Scales of 0.1 and 10: with a metric learnt, a step is of the order of one.
+    model = pk.Model(x=pk.dist.Normal(0.0, np.array([0.1, 10.0])))
+    options = {"draws": 200, "warmup": 150, "chains": 2, "engine": engine}
+    fits = {
+        metric: pk.fit(model, {}, method=pk.NUTS(metric=metric, **options), progress=False)
+        for metric in ("identity", "diag")
+    }
+    steps = {k: float(np.mean(f.stats["step_size"])) for k, f in fits.items()}
+    assert steps["identity"] < 0.3 < steps["diag"]
+    sd = fits["identity"].values["x"].std(axis=(0, 1))
+    assert 0.07 < sd[0] < 0.13 and 6.0 < sd[1] < 15.0
+    assert Schedule(150, "identity").ends.max() == -1
