@@ -79,24 +79,7 @@ class GraphLatent(GaussianLatent):
 
     def _values(self, wanted: Iterable[str], theta: Array, view: View) -> dict[str, Any]:
         """The values alone: what is not asked for need not be traced."""
-        env: dict[str, Any] = {}
-        z, program = self.theta.unravel(theta), self.program
-        for name, node in program.nodes.items():
-            if name not in wanted or name in program.barren or isinstance(node, Factor):
-                continue
-            if isinstance(node, Deterministic):
-                env[name] = call(name, node, program.arguments(name, env, view))
-                continue
-            d = program.distribution(name, env, view)
-            if name not in program.plan.observed:
-                own = view.rows(z[name], program.facts[name].dims)
-                env[name] = program.latent_value(name, d, own, view)
-                continue
-            missing = None
-            if name in program.imputed:
-                missing, _ = program.imputed_value(name, d, z[f"{name}_missing"], view)
-            env[name] = program.filled(name, missing, view)
-        return env
+        return values_of(self.program, wanted, self.theta.unravel(theta), view)
 
     def _parents(self, theta: Array, arrays: dict) -> dict[str, Any]:
         """The values of the process' own parents."""
@@ -256,6 +239,29 @@ def walk(
         if name in wanted and name not in program.barren:
             program.visit(name, env, z, arrays, view, terms)
     return env, terms
+
+
+def values_of(
+    program: GraphProgram, wanted: Iterable[str], z: Mapping[str, Array], view: View
+) -> dict[str, Any]:
+    """What `walk` gives without the density terms: nothing of them is traced."""
+    env: dict[str, Any] = {}
+    for name, node in program.nodes.items():
+        if name not in wanted or name in program.barren or isinstance(node, Factor):
+            continue
+        if isinstance(node, Deterministic):
+            env[name] = call(name, node, program.arguments(name, env, view))
+            continue
+        d = program.distribution(name, env, view)
+        if name not in program.plan.observed:
+            own = view.rows(z[name], program.facts[name].dims)
+            env[name] = program.latent_value(name, d, own, view)
+            continue
+        missing = None
+        if name in program.imputed:
+            missing, _ = program.imputed_value(name, d, z[f"{name}_missing"], view)
+        env[name] = program.filled(name, missing, view)
+    return env
 
 
 def flat(program: GraphProgram, name: str, value: Array, view: View) -> Array:

@@ -25,7 +25,7 @@ from jaxtyping import Array
 from probkit.core import Flat, GaussianLatents, Terms, listing
 from probkit.models._centring import decentre
 from probkit.models._gp import check_memory, processes
-from probkit.models._gp_latent import ancestors, flat, likelihoods, refuse, walk
+from probkit.models._gp_latent import ancestors, flat, likelihoods, refuse, values_of, walk
 from probkit.models._graph import reaches
 from probkit.models.kernels._kernel import cross_covariance, diagonal
 
@@ -80,7 +80,7 @@ class GraphLatents(GaussianLatents):
     def _parents(self, name: str, theta: Array, arrays: dict) -> dict[str, Any]:
         """The values of one process' own parents."""
         view = self.program.view(arrays)
-        env, _ = walk(self.program, self.above[name], self.theta.unravel(theta), arrays, view)
+        env = values_of(self.program, self.above[name], self.theta.unravel(theta), view)
         return self.program.arguments(name, env, view)
 
     def log_prior(self, theta: Array, arrays: dict) -> Array:
@@ -116,7 +116,7 @@ class GraphLatents(GaussianLatents):
     def each(self, theta: Array, f: Array, arrays: dict) -> dict[str, Array]:
         """Log density terms of every observation, flat, by site."""
         view, z = self.program.view(arrays), self.theta.unravel(theta)
-        env, _ = walk(self.program, self.beside, z, arrays, view)
+        env = values_of(self.program, self.beside, z, view)
         terms = Terms({}, {}, {})
         env.update(zip(self.names, f, strict=True))
         for name in self.inside:
@@ -140,7 +140,7 @@ class GraphLatents(GaussianLatents):
         for name, value in zip(self.names, f, strict=True):
             style = program.facts[name].style
             if style:
-                env, _ = walk(program, self.above[name], z, arrays, view)
+                env = values_of(program, self.above[name], z, view)
                 weight = view.centred[name] if style == "auto" else False
                 value = decentre(program.distribution(name, env, view), value, weight)
             z[name] = value

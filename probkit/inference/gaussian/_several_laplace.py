@@ -67,15 +67,10 @@ def solve(
 
     first = condition(prior, start, roots)
     f, alpha, steps, converged = ascend(fit, touch, prior.m, first, tolerance, max_steps)
-    # The height is flat to rounding where f is still off by its square root: one more step.
-    last = touch(f)
-    slope = jax.grad(fit)
-    closer = _off(slope(last.mu) - last.alpha) < _off(slope(f) - alpha)
-    f, alpha = jnp.where(closer, last.mu, f), jnp.where(closer, last.alpha, alpha)
     sites = problem.touching(theta, f, sds)
     # In standard deviations: where noise is next to nothing, a gradient of one is no distance.
     widths = jnp.sqrt(jnp.einsum("aan->an", condition(prior, sites, roots).blocks()))
-    residual = _off((slope(f) - alpha) * widths)
+    residual = _off((jax.grad(fit)(f) - alpha) * widths)
     # A search may also stall far from a mode, where the terms overflow.
     near = residual < max(1e-4, 1e3 * float(jnp.finfo(f.dtype).eps))
     return ended(sites, residual, steps, converged & near)
