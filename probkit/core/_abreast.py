@@ -21,7 +21,12 @@ def each_chain(step: Callable, keys: Any, state: PyTree) -> Any:
     In lockstep all chains take as many inner iterations as the one with the longest trajectory,
     and every branch is taken by all; a CPU gains next to nothing from it (ADR 9).
     """
-    if in_turns(jax.tree.leaves(state)[0].shape[0]):
+    count = jax.tree.leaves(state)[0].shape[0]
+    if count == 1:
+        # (A loop of one turn would be compiled away, after it was traced and lowered.)
+        alone = jax.tree.map(lambda x: jax.lax.squeeze(x, (0,)), (keys, state))
+        return jax.tree.map(lambda x: jax.lax.expand_dims(jnp.asarray(x), (0,)), step(*alone))
+    if in_turns(count):
         return jax.lax.map(lambda own: step(*own), (keys, state))
     return jax.vmap(step)(keys, state)
 

@@ -79,7 +79,3 @@ class GaussianLatents(abc.ABC):
     @abc.abstractmethod
     def point(self, theta: Array, f: Array, arrays: dict) -> dict[str, Array]:
         """The model's own unconstrained point of a pair, ``f`` of shape ``(C, n)``."""
-
-    @abc.abstractmethod
-    def start(self, key: Array, arrays: dict) -> Array:
-        """A random starting point for ``theta``."""

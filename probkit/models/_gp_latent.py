@@ -160,11 +160,11 @@ class GraphLatent(GaussianLatent):
         def value(f: Array) -> Array:
             return self.log_likelihood(theta, f, arrays)
 
-        def slope(f: Array) -> Array:
-            return jax.jvp(value, (f,), (one,))[1]
+        def sloping(f: Array) -> tuple[Array, Array]:
+            return jax.jvp(value, (f,), (one,))
 
-        b, bend = jax.jvp(slope, (zero,), (one,))
-        return -bend, b, value(zero)
+        (c, b), (_, bend) = jax.jvp(sloping, (zero,), (one,))
+        return -bend, b, c
 
     def probit_terms(self, theta: Array, arrays: dict) -> tuple[Array, Array]:
         one, zero = (

@@ -146,9 +146,6 @@ class GraphLatents(GaussianLatents):
             z[name] = value
         return z
 
-    def start(self, key: Array, arrays: dict) -> Array:
-        return jax.random.uniform(key, (self.theta.size,), self.program.dtype, -2.0, 2.0)
-
 
 # -- what is found when data are bound -----------------------------------------------------------
 

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from probkit.inference.gaussian._lbfgs import MAX_MOVE, Search, direction_of
+from probkit.inference.gaussian._quasi_newton import direction_of
+from probkit.inference.gaussian._search import MAX_MOVE, Search
 
 _MEMORY = 12
 _LEAST = 0.05  # of s's: an update that divides by less is left out
@@ -47,7 +48,7 @@ def follow(at: Search, root: Root, value: Array, slope: Array) -> tuple[Search, 
     """Judge the trial, whose value and field these are; also returns whether it was taken."""
 
     def first(g: Array) -> Array:
-        return -direction_of(g, at.moves, at.turns, at.pairs)
+        return -direction_of(g, at.memory)
 
     fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
     slope = jnp.where(fine, slope, 0.0)

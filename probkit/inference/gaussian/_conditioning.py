@@ -33,7 +33,6 @@ fixed point.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -86,10 +85,10 @@ def jittered_cholesky(matrix: Array, tries: int = 8) -> tuple[Array, Array]:
     n, mean = matrix.shape[0], jnp.mean(jnp.diagonal(matrix))
     least, largest = n * float(jnp.finfo(matrix.dtype).eps), 1e-3
     growth = max((largest / least) ** (1.0 / (tries - 1)), 1.0)
-    here = jnp.arange(n)
+    eye = jnp.eye(n, dtype=matrix.dtype)
 
     def broken(tril: Array) -> Array:
-        return ~jnp.all(jnp.isfinite(jnp.diagonal(tril)))
+        return ~jnp.isfinite(tril[-1, -1])  # a factor that failed is NaN all over
 
     def failed(carry: tuple[Array, Array, Array]) -> Array:
         return (carry[0] <= tries) & broken(carry[1])
@@ -98,10 +97,10 @@ def jittered_cholesky(matrix: Array, tries: int = 8) -> tuple[Array, Array]:
     # (LAPACK's columns are our rows: the transpose moves nothing. Nor is there a mean of the matrix
     # with its transpose, the default, which would pass across its columns.)
     def attempt(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        k = carry[0].astype(matrix.dtype)
-        share = jnp.where(k > 0, least * growth ** (k - 1.0), 0.0)
-        whole = matrix + jnp.where(here[:, None] == here, share * mean, 0.0)
-        return carry[0] + 1, jnp.linalg.cholesky(whole.T, symmetrize_input=False), share
+        k, _, share = carry
+        share = jnp.where(k > 1, growth * share, jnp.where(k > 0, least, 0.0))
+        whole = matrix + (share * mean) * eye
+        return k + 1, jnp.linalg.cholesky(whole.T, symmetrize_input=False), share
 
     nothing = jnp.full_like(matrix, jnp.nan)
     first = (jnp.int32(0), nothing, jnp.zeros((), matrix.dtype))
@@ -116,7 +115,7 @@ def safe_cholesky(matrix: Array, tries: int = 8) -> Array:
 
 def _leaf(n: int) -> int:
     """Where halving ends: further halves are a tenth faster, and each doubles the compilation."""
-    return max(64, -(-n // 4))
+    return max(64, -(-n // 2))
 
 
 def lower_inverse(tril: Array, leaf: int = 64) -> Array:
@@ -153,6 +152,24 @@ def _upper_gram(upper: Array, leaf: int) -> Array:
     return jnp.block([[first, across], [across.T, _upper_gram(last, leaf)]])
 
 
+def factored_inverse(tril: Array) -> Array:
+    """``(L L')^-1`` of a lower triangular ``L``, by halves.
+
+    ``[[A, 0], [C, D]]``: with ``W = C A^-1`` the last block is ``(D D')^-1``, the one beside it
+    ``-(D D')^-1 W``, and the first ``(A A')^-1 + W' (D D')^-1 W``.
+    """
+    n, k = tril.shape[0], tril.shape[0] // 2
+    if k < 64:
+        upper = solve_triangular(tril, jnp.eye(n, dtype=tril.dtype), lower=True, trans=1)
+        return upper @ upper.T
+    a, d = tril[:k, :k], tril[k:, k:]
+    a = solve_triangular(a, jnp.eye(k, dtype=a.dtype), lower=True, trans=1)
+    d = solve_triangular(d, jnp.eye(n - k, dtype=d.dtype), lower=True, trans=1)
+    w, last = tril[k:, :k] @ a.T, d @ d.T
+    across = -(last @ w)
+    return jnp.block([[a @ a.T - w.T @ across, across.T], [across, last]])
+
+
 def factorise(prior: Prior, sites: Sites) -> Factor:
     """Condition the prior on the sites: one Cholesky factor and its inverse."""
     n = prior.m.shape[0]
@@ -160,11 +177,10 @@ def factorise(prior: Prior, sites: Sites) -> Factor:
     tril, jitter = jittered_cholesky(jnp.eye(n, dtype=s.dtype) + s[:, None] * s * prior.K)
     inverse = lower_inverse(tril, _leaf(n))
     split = split_by_precision(prior, sites, sites.l1 - sites.l2 * prior.m)
-    alpha, square = weights(prior, s, tril, split)
+    alpha, squares = weights(prior, s, tril, split)
     ka = prior.K @ alpha
     quiet = jnp.where(split.precise, 0.0, sites.l1 * prior.m - 0.5 * sites.l2 * prior.m**2)
-    rest = jnp.sum(quiet) + 0.5 * (jnp.dot(split.r, ka) - square)
-    rest -= jnp.sum(jnp.log(jnp.diagonal(tril)))
+    rest = jnp.sum(quiet + 0.5 * (split.r * ka - squares) - jnp.log(jnp.diagonal(tril)))
     log_g = rest + jnp.sum(jnp.where(split.precise, site_heights(sites), 0.0))
     return Factor(tril, inverse, s, alpha, prior.m + ka, log_g, rest, jitter)
 
@@ -196,16 +212,16 @@ def split_by_precision(prior: Prior, sites: Sites, b: Array) -> Split:
 
 
 def weights(prior: Prior, s: Array, tril: Array, split: Split) -> tuple[Array, Array]:
-    """``alpha`` and ``t'w`` of a split vector.
+    """``alpha``, and terms ``(n,)`` whose sum is ``t'w``, of a split vector.
 
-    The second is a sum of squares where every site is precise: rounding never makes it negative,
-    however close to singular the matrix is (a sampler would find where it does).
+    The terms are squares where every site is precise: rounding never makes them negative, however
+    close to singular the matrix is (a sampler would find where it does).
     """
     aside = s * (prior.K @ split.r)
     halves = solve_triangular(tril, jnp.stack([split.t - aside, aside], axis=1), lower=True)
     half, other = halves[:, 0], halves[:, 1]
     w = solve_triangular(tril, half, lower=True, trans=1)
-    return split.r + s * w, jnp.dot(half + other, half)
+    return split.r + s * w, (half + other) * half
 
 
 def variances(prior: Prior, factor: Factor) -> Array:
@@ -241,26 +257,22 @@ def adjoint(factor: Factor) -> Adjoint:
     return Adjoint(0.5 * (jnp.outer(factor.alpha, factor.alpha) - precision(factor)), factor.alpha)
 
 
-def attach(
-    value: Array,
-    slope: Adjoint,
-    prior: Callable[[Array], Prior],
-    terms: Callable[[Array], Array],
-    theta: Array,
-) -> Array:
-    """``value``, with the derivative ``<slope, d prior> + d terms`` with respect to ``theta``.
+@jax.custom_jvp
+def attach(value: Array, slope: Adjoint, prior: Prior, terms: Array) -> Array:
+    """``value``, with the derivative ``<slope, d prior> + d terms`` in the place of its own.
 
     Args:
-        value: the energy at ``theta``; its own derivative is ignored.
+        value: the energy.
         slope: its derivatives with respect to the prior's parts, which are constants here.
-        prior: the prior as a function of ``theta``.
-        terms: a scalar of ``theta`` whose derivative is that of the energy through everything but
-            the prior; only its derivative counts.
-        theta: the point.
+        prior: the prior, as it depends on the hyperparameters.
+        terms: a scalar whose derivative is that of the energy through everything but the prior;
+            only its derivative counts.
     """
-    stop = jax.lax.stop_gradient
-    value, slope = stop(value), stop(slope)
-    moved, extra = prior(theta), terms(theta)
-    frozen = stop(moved)
-    out = value + jnp.sum(slope.K * (moved.K - frozen.K)) + jnp.vdot(slope.m, moved.m - frozen.m)
-    return out + (extra - stop(extra))
+    return value
+
+
+@attach.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    value, slope, _, _ = primals
+    _, _, moved, more = tangents
+    return value, jnp.sum(slope.K * moved.K) + jnp.vdot(slope.m, moved.m) + more

@@ -60,7 +60,8 @@ def value(problem: Problem, theta: Array, sites: Sites) -> Array:
     """The ELBO at given sites, with its derivative with respect to ``theta`` at its optimum."""
     sites = jax.lax.stop_gradient(sites)
     theta0 = jax.lax.stop_gradient(theta)
-    prior = problem.prior(theta0)
+    moved = problem.prior(theta)
+    prior = jax.lax.stop_gradient(moved)
     factor = factorise(prior, sites)
     mu, v = factor.mu, variances(prior, factor)
     divergence = jnp.sum(sites.l1 * mu - 0.5 * sites.l2 * (v + mu**2)) - factor.log_g
@@ -69,4 +70,4 @@ def value(problem: Problem, theta: Array, sites: Sites) -> Array:
     def terms(theta: Array) -> Array:
         return jnp.sum(problem.expected(theta, mu, v).value)
 
-    return attach(bound, adjoint(factor), problem.prior, terms, theta)
+    return attach(bound, adjoint(factor), moved, terms(theta))

@@ -156,7 +156,8 @@ def value(
     """
     sites, power = jax.lax.stop_gradient((sites, power))
     theta0 = jax.lax.stop_gradient(theta)
-    prior = problem.prior(theta0)
+    moved = problem.prior(theta)
+    prior = jax.lax.stop_gradient(moved)
     at = energy(problem, theta0, prior, sites, power)
     slope = adjoint(at.factor) if exact else frozen(prior, at, power)
     n, t = at.cavity.n, at.cavity.t
@@ -164,4 +165,4 @@ def value(
     def terms(theta: Array) -> Array:
         return jnp.sum(problem.tilted(theta, n / t, 1.0 / t, power).value) / power
 
-    return attach(at.value, slope, problem.prior, terms, theta)
+    return attach(at.value, slope, moved, terms(theta))

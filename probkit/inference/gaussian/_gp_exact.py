@@ -19,30 +19,25 @@ from probkit.inference.gaussian._conditioning import (
     Adjoint,
     Sites,
     attach,
+    factored_inverse,
     factorise,
     precise_sites,
-    precision,
 )
 from probkit.inference.gaussian._problem import Problem
 
 
 def value(problem: Problem, theta: Array) -> Array:
     """The log evidence with its derivative with respect to ``theta``."""
-    theta0 = jax.lax.stop_gradient(theta)
-    prior = problem.prior(theta0)
-    a, b, c = problem.latent.gaussian_terms(theta0, problem.arrays)
-    sites = Sites(b, a)
+    moved, terms = problem.prior(theta), problem.peaks(theta)
+    prior, known = jax.lax.stop_gradient((moved, terms))
+    a = known.a
+    sites = Sites(known.b, a)
     at = factorise(prior, sites)
-    r = precision(at)
+    r = at.s[:, None] * at.s * factored_inverse(at.tril)
     slope = Adjoint(0.5 * (jnp.outer(at.alpha, at.alpha) - r), at.alpha)
     seen = jnp.where(a > 0.0, a, 1.0)
     # A row without observations has a = 0 whatever theta is: its derivative is never used.
     v = jnp.where(a > 0.0, (1.0 - jnp.diagonal(r) / seen) / seen, 0.0)
-
-    def terms(theta: Array) -> Array:
-        p = problem.peaks(theta)
-        return jnp.sum(p.value(at.mu, p.a) - 0.5 * p.a * v)
-
-    height = problem.peaks(theta0).height
-    whole = at.log_rest + jnp.sum(jnp.where(precise_sites(prior, sites), height, c))
-    return attach(whole, slope, problem.prior, terms, theta)
+    whole = jnp.sum(jnp.where(precise_sites(prior, sites), known.height, known.c)) + at.log_rest
+    expected = problem.terms(theta)(at.mu) - 0.5 * terms.a * v
+    return attach(whole, slope, moved, jnp.sum(expected))

@@ -147,7 +147,8 @@ def value(problem: Problem, theta: Array, sites: Sites) -> Array:
     """Laplace's log evidence at the mode that ``sites`` touch, with its total derivative."""
     sites = jax.lax.stop_gradient(sites)
     theta0 = jax.lax.stop_gradient(theta)
-    prior = problem.prior(theta0)
+    moved = problem.prior(theta)
+    prior = jax.lax.stop_gradient(moved)
     at = factorise(prior, sites)
     f, v = at.mu, variances(prior, at)
     half_log_det = jnp.sum(jnp.log(jnp.diagonal(at.tril)))
@@ -169,4 +170,4 @@ def value(problem: Problem, theta: Array, sites: Sites) -> Array:
         l0, l1, l2 = curvatures(problem.terms(theta), f)
         return jnp.sum(l0 + 0.5 * v * jnp.where(concave, l2, 0.0) + ku * l1)
 
-    return attach(top - half_log_det, slope, problem.prior, terms, theta)
+    return attach(top - half_log_det, slope, moved, terms(theta))

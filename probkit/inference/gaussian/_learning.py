@@ -5,8 +5,8 @@ r"""Hyperparameters by maximising an engine's log evidence: what all engines' me
 
 with ``log p`` in the unconstrained space, log Jacobian included. From a bad start even an exact
 evidence leads to a useless optimum (a length scale so short that the data are noise), so each
-search begins at the best of several random points, and there can be several searches; the best end
-is kept. ``theta`` is a point: its own uncertainty is not in the result.
+search begins at the best of several scattered points, and there can be several searches; the best
+end is kept. ``theta`` is a point: its own uncertainty is not in the result.
 
 Every step of a search is one evaluation: the prior's covariance, the engine's sites from where they
 were, the energy and its derivative. An engine whose evaluations are dear (variational inference,
@@ -32,10 +32,11 @@ from probkit.core._programs import BRIEF, compiled
 from probkit.inference.gaussian._broyden import Root, begin_root, chosen, follow, handed_over
 from probkit.inference.gaussian._conditioning import Prior, Sites
 from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, Found
-from probkit.inference.gaussian._lbfgs import Search, advance, begin
 from probkit.inference.gaussian._posterior import approximation, summarise
 from probkit.inference.gaussian._problem import WALL, Problem
+from probkit.inference.gaussian._search import Search, advance, begin
 from probkit.inference.gaussian._several_problem import Several, check_rows, is_several, posed
+from probkit.inference.gaussian._starts import starts
 
 OPTIONS = ("draws", "objective", "starts", "screen", "max_steps", "tolerance")
 _BYTES = 12  # matrices of n x n doubles alive at once, about
@@ -123,8 +124,7 @@ def init(key: Array, target: Target, engine: Engine, screen: int) -> dict:
     else:
         _check_memory(problem.latent.name, problem.latent.size, None)
     latent, dtype = problem.latent, target.dtype
-    start = jax.vmap(lambda k: latent.start(k, target.arrays))
-    candidates = start(jax.random.split(key, screen)).astype(dtype)
+    candidates = starts(key, screen, latent.theta.size, dtype)
     blank = problem.blank(dtype)
     state = {f"search_{k}": v for k, v in begin(candidates)._asdict().items()}
     sites = {"l1": blank.l1, "l2": blank.l2}

@@ -73,6 +73,7 @@ from probkit.inference.gaussian._posterior import problem_of
 from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._several_posterior import draws
 from probkit.inference.gaussian._several_problem import Several, posed
+from probkit.inference.gaussian._starts import starts
 from probkit.inference.gaussian._summit import Summit, curved, plain, summit
 
 ENGINES = ("auto", "exact", "laplace", "ep")
@@ -141,8 +142,8 @@ def _height(problem: Problem | Several, name: str, theta: Array) -> Array:
 def highest(target: Target, name: str) -> Summit:
     """Where the hyperparameters' log density is highest, and how it falls off."""
     problem = posed_for(target.program, target.arrays)
-    start = jax.vmap(lambda k: problem.latent.start(k, target.arrays))
-    candidates = start(jax.random.split(jax.random.key(0), _SCREEN)).astype(target.dtype)
+    d = problem.latent.theta.size
+    candidates = starts(jax.random.key(0), _SCREEN, d, target.dtype)
     return summit(lambda theta: _height(problem, name, theta), candidates)
 
 

@@ -31,13 +31,16 @@ _NODES_ANY = 96
 
 
 class Peaks(NamedTuple):
-    """Gaussian terms ``height_i + slope_i f - a_i (f - at_i)^2 / 2``, ``(n,)`` each.
+    """Gaussian terms ``c_i + b_i f - a_i f^2 / 2``, ``(n,)`` each.
 
-    ``slope`` is zero but where ``a`` is. With little noise ``b f`` and ``a f^2 / 2`` are large and
-    nearly equal, so the terms are told by where and how high their peaks are.
+    With little noise ``b f`` and ``a f^2 / 2`` are large and nearly equal, so the terms are told by
+    where and how high their peaks are: ``height_i + slope_i f - a_i (f - at_i)^2 / 2``, with a
+    ``slope`` of zero but where ``a`` is.
     """
 
     a: Array
+    b: Array
+    c: Array
     at: Array
     height: Array
     slope: Array
@@ -90,7 +93,7 @@ class Problem:
         at = jnp.where(some, b / jnp.where(some, a, 1.0), 0.0)
         # A peak is flat: where it is does not move how high it is.
         top = self.terms(theta)(jax.lax.stop_gradient(at))
-        return Peaks(a, at, jnp.where(some, top, c), jnp.where(some, 0.0, b))
+        return Peaks(a, b, c, at, jnp.where(some, top, c), jnp.where(some, 0.0, b))
 
     def rule(self, theta: Array, m: Array, v: Array, reach: float) -> Rule:
         """Quadrature nodes that resolve each term under ``N(m, v)``; constants to derivatives."""

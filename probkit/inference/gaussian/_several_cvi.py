@@ -66,7 +66,8 @@ def value(problem: Several, theta: Array, sites: Sites) -> Array:
     """The ELBO at given sites, with its derivative with respect to ``theta`` at its optimum."""
     sites = jax.lax.stop_gradient(sites)
     theta0 = jax.lax.stop_gradient(theta)
-    prior = problem.prior(theta0)
+    moved = problem.prior(theta)
+    prior = jax.lax.stop_gradient(moved)
     at = condition_blocks(prior, rooted(prior)[0], sites)
     mu, v = at.mu, at.blocks()
     divergence = 0.5 * (at.square - jnp.sum(at.precisions * v)) + at.half_log_det
@@ -75,4 +76,4 @@ def value(problem: Several, theta: Array, sites: Sites) -> Array:
     def terms(theta: Array) -> Array:
         return jnp.sum(problem.mean_terms(theta, mu, v))
 
-    return attach(bound, at.adjoint(), problem.prior, terms, theta)
+    return attach(bound, at.adjoint(), moved, terms(theta))

@@ -84,7 +84,8 @@ def value(problem: Several, theta: Array, sites: Sites) -> Array:
     """Laplace's log evidence at the mode that ``sites`` touch, with its total derivative."""
     sites = jax.lax.stop_gradient(sites)
     theta0 = jax.lax.stop_gradient(theta)
-    prior = problem.prior(theta0)
+    moved = problem.prior(theta)
+    prior = jax.lax.stop_gradient(moved)
     roots = None if problem.kind == "softmax" else rooted(prior)[0]
     at = condition(prior, sites, roots)
     f, v = at.mu, at.blocks()
@@ -109,4 +110,4 @@ def value(problem: Several, theta: Array, sites: Sites) -> Array:
         (d1,) = slopes(jnp.ones_like(each))
         return jnp.sum(each) + curved(theta, f) + jnp.sum(ku * d1)
 
-    return attach(top - at.half_log_det, slope, problem.prior, terms, theta)
+    return attach(top - at.half_log_det, slope, moved, terms(theta))

@@ -1,7 +1,7 @@
 r"""The end of a sparse fit on all rows: q at its optimum, and the hyperparameters at theirs.
 
 Natural-gradient steps take q to its optimum at given hyperparameters (`polish`). There the ELBO's
-derivative with q held is that of ``max_q ELBO``, and L-BFGS (`_lbfgs`) goes from where the steps of
+derivative with q held is that of ``max_q ELBO``, and BFGS (`_search`) goes from where the steps of
 `_sparse_learning` ended to the optimum: a handful of evaluations where these took all rows, some
 twenty after mini-batches, whose noise it removes. The hybrid's field follows from there, by
 Broyden's method (`_broyden`), as in the dense hybrid. Rows are taken in blocks, differentiated
@@ -20,15 +20,15 @@ from jaxtyping import Array
 
 from probkit.inference.gaussian import _sparse as sparse
 from probkit.inference.gaussian._broyden import begin_root, chosen, follow, handed_over
-from probkit.inference.gaussian._lbfgs import Search, advance, begin
 from probkit.inference.gaussian._problem import Problem
+from probkit.inference.gaussian._search import Search, advance, begin
 from probkit.inference.gaussian._sparse import Basis, Gaussian, Natural
 from probkit.inference.gaussian._sparse_rows import part
 
 #: Rows of a block, steps of `polish` at the most, and the residual it stops at.
 BLOCK, _STEPS, _FINE = 4096, 60, 1e-6
 #: Evaluations of a search at the most, trials refused in a row that end it, nats that do.
-_LOOKS, _REFUSED, _GAIN = 60, 8, 1e-4
+_LOOKS, _REFUSED, _GAIN = 60, 8, 1e-5
 _ROUGH = 1e-3  # residual of q in a search: it costs its square in the bound
 _ROOT_LOOKS, _ROOT_REFUSED = 15, 4
 

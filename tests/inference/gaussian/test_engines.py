@@ -14,6 +14,7 @@ from probkit.inference.gaussian import _cvi, _ep, _gp_exact, _gp_laplace
 from probkit.inference.gaussian._conditioning import (
     Prior,
     Sites,
+    factored_inverse,
     factorise,
     jittered_cholesky,
     lower_gram,
@@ -201,6 +202,9 @@ def test_halves_of_inverses_and_grams():
         found = lower_inverse(jnp.asarray(tril), 64)
         np.testing.assert_allclose(found @ tril, np.eye(n), atol=1e-10)
         np.testing.assert_allclose(lower_gram(jnp.asarray(tril), 64), tril.T @ tril, atol=1e-10)
+        inverse = factored_inverse(jnp.asarray(tril))
+        np.testing.assert_allclose(inverse @ tril @ tril.T, np.eye(n), atol=1e-10)
+        np.testing.assert_allclose(inverse, inverse.T, atol=1e-14)
 
 
 @pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-5])

@@ -1,0 +1,95 @@
+"""BFGS as a state machine: one evaluation of the objective a step.
+
+Each step looks at a trial point ``x + t p``. It is accepted when the value falls enough (Armijo),
+and the pair of moves of point and gradient then enters the inverse Hessian ``H`` of the next
+direction ``p = -H g`` (`_quasi_newton`); else ``t`` is reduced by the minimum of the parabola
+through the two values, within [0.1, 0.5]. Before that, the first trials are ``candidates``: the
+search starts from the best of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.lax import select
+from jaxtyping import Array
+
+from probkit.inference.gaussian._quasi_newton import (
+    all_blind,
+    direction_of,
+    gain_of,
+    no_pairs,
+    with_pair,
+    with_sight,
+)
+
+_ARMIJO = 1e-4
+MAX_MOVE = 2.0  # hyperparameters are logs: no step multiplies one by more than e^2
+
+
+class Search(NamedTuple):
+    """The state; ``x`` is the best point so far and ``trial`` the one to look at next."""
+
+    x: Array
+    value: Array
+    slope: Array
+    trial: Array
+    direction: Array
+    length: Array
+    memory: Array
+    blind: Array
+    gain: Array
+    looks: Array
+    refused: Array
+
+
+def begin(candidates: Array) -> Search:
+    """A search whose first trial is ``candidates[0]``; they have shape ``(count, d)``."""
+    d, dtype = candidates.shape[1], candidates.dtype
+    zero, inf = jnp.zeros((), dtype), jnp.asarray(jnp.inf, dtype)
+    count = jnp.int32(0)
+    first = candidates[0]
+    none = jnp.zeros_like(first)
+    pairs = no_pairs(d, dtype), all_blind(d, dtype)
+    return Search(first, inf, none, first, none, zero, *pairs, inf, count, count)
+
+
+def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[Search, Array]:
+    """Judge the trial, whose value and gradient these are; also returns whether it was taken."""
+    count = candidates.shape[0]
+    fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
+    screening, value = at.looks < count, select(fine, value, jnp.full_like(value, jnp.inf))
+    promised = jnp.dot(at.slope, at.direction) * at.length
+    needed = at.value + select(screening, jnp.zeros_like(promised), _ARMIJO * promised)
+    taken = fine & ((value < needed) | (~screening & (value == needed)))
+    move, turn = at.trial - at.x, slope - at.slope
+    memory, learnt = with_pair(at.memory, move, turn, taken & ~screening)
+    blind = with_sight(at.blind, move, learnt)
+    x, slope = select(taken, at.trial, at.x), select(taken, slope, at.slope)
+    looks = at.looks + 1
+    searching = looks >= count
+    # From here on the direction is that of the point kept; a refused trial keeps its direction.
+    fresh = taken | (looks == count)
+    direction = select(fresh, direction_of(slope, memory), at.direction)
+    bend = value - at.value - promised
+    parabola = jnp.where(fine & (bend > 0), -0.5 * promised / bend, jnp.where(fine, 0.5, 0.1))
+    largest = jnp.max(jnp.abs(direction), initial=0.0)
+    whole = jnp.minimum(1.0, MAX_MOVE / jnp.maximum(largest, 1e-30))
+    length = select(fresh, whole, at.length * jnp.clip(parabola, 0.1, 0.5))
+    following = candidates[jnp.minimum(looks, count - 1)]
+    gain = gain_of(slope, direction, blind)
+    new = Search(
+        x=x,
+        value=select(taken, value, at.value),
+        slope=slope,
+        trial=select(searching, x + length * direction, following),
+        direction=direction,
+        length=length,
+        memory=memory,
+        blind=blind,
+        gain=select(searching, gain, jnp.full_like(gain, jnp.inf)),
+        looks=looks,
+        refused=select(taken | ~searching, jnp.zeros_like(looks), at.refused + 1),
+    )
+    return new, taken
