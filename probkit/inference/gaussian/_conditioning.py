@@ -115,7 +115,7 @@ def safe_cholesky(matrix: Array, tries: int = 8) -> Array:
 
 def _leaf(n: int) -> int:
     """Where halving ends: further halves are a tenth faster, and each doubles the compilation."""
-    return max(64, -(-n // 2))
+    return max(64, -(-n // 4))
 
 
 def lower_inverse(tril: Array, leaf: int = 64) -> Array:

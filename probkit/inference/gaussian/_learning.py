@@ -129,8 +129,10 @@ def init(key: Array, target: Target, engine: Engine, screen: int) -> dict:
     state = {f"search_{k}": v for k, v in begin(candidates)._asdict().items()}
     sites = {"l1": blank.l1, "l2": blank.l2}
     inner = {"residual": jnp.asarray(jnp.inf, dtype), "reason": jnp.int32(0)}
-    root = begin_root(candidates.shape[1], candidates.dtype)._asdict()
-    inner |= {f"root_{k}": v for k, v in root.items()} | {"scouting": jnp.asarray(scouting)}
+    inner["scouting"] = jnp.asarray(scouting)
+    if engine.root:
+        root = begin_root(candidates.shape[1], candidates.dtype)
+        inner |= {f"root_{k}": v for k, v in root._asdict().items()}
     return {**state, **sites, **inner, "candidates": candidates, "log_z": jnp.zeros((), dtype)}
 
 
@@ -140,7 +142,6 @@ def step(
     """One evaluation at the trial point, and the next trial."""
     problem = posed(target.program, target.arrays, engine.closed)
     at = Search(**{k: state[f"search_{k}"] for k in Search._fields})
-    root = Root(**{k: state[f"root_{k}"] for k in Root._fields})
     candidates, scouting = state["candidates"], state["scouting"]
     look = functools.partial(_look, problem, state, objective, at.looks < candidates.shape[0])
     if engine.scout is None:
@@ -153,13 +154,15 @@ def step(
             at.trial,
         )
     new, taken = advance(at, value, slope, candidates)
+    out = {"scouting": scouting, "candidates": candidates}
     if engine.root:
+        root = Root(**{k: state[f"root_{k}"] for k in Root._fields})
         other, root, also = follow(at, root, value, slope)
         # The field of the scout is a gradient: its points leave no pairs.
         fresh = begin_root(candidates.shape[1], candidates.dtype)
         root = chosen(scouting, fresh, root)
+        out |= {f"root_{k}": v for k, v in root._asdict().items()}
         new, taken = chosen(scouting, new, other), jnp.where(scouting, taken, also)
-    out = {"scouting": scouting}
     if engine.scout is not None:
         searching = new.looks >= candidates.shape[0]
         there = (new.gain < _HANDOVER) | (new.refused >= _REFUSED)
@@ -168,14 +171,12 @@ def step(
         out["scouting"] = scouting & ~over
     pick = lambda a, b: jnp.where(taken, a, b)  # noqa: E731
     out |= {f"search_{k}": v for k, v in new._asdict().items()}
-    out |= {f"root_{k}": v for k, v in root._asdict().items()}
     out |= {
         "l1": pick(found.sites.l1, state["l1"]),
         "l2": pick(found.sites.l2, state["l2"]),
         "residual": pick(found.residual, state["residual"]),
         "reason": pick(found.reason, state["reason"]),
         "log_z": pick(log_z, state["log_z"]),
-        "candidates": candidates,
     }
     return out, {"objective": -new.value, "site_steps": found.steps, "gain": new.gain}
 

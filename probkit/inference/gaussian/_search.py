@@ -1,4 +1,4 @@
-"""BFGS as a state machine: one evaluation of the objective a step.
+"""L-BFGS as a state machine: one evaluation of the objective a step.
 
 Each step looks at a trial point ``x + t p``. It is accepted when the value falls enough (Armijo),
 and the pair of moves of point and gradient then enters the inverse Hessian ``H`` of the next

@@ -1,8 +1,8 @@
 r"""The end of a sparse fit on all rows: q at its optimum, and the hyperparameters at theirs.
 
 Natural-gradient steps take q to its optimum at given hyperparameters (`polish`). There the ELBO's
-derivative with q held is that of ``max_q ELBO``, and BFGS (`_search`) goes from where the steps of
-`_sparse_learning` ended to the optimum: a handful of evaluations where these took all rows, some
+derivative with q held is that of ``max_q ELBO``, and L-BFGS (`_search`) goes from where the steps
+of `_sparse_learning` ended to the optimum: a handful of evaluations where these took all rows, some
 twenty after mini-batches, whose noise it removes. The hybrid's field follows from there, by
 Broyden's method (`_broyden`), as in the dense hybrid. Rows are taken in blocks, differentiated
 through one block at a time: O(n m^2) an evaluation, memory O(m) a row of a block.

@@ -1,6 +1,6 @@
 r"""The top of a log density with its curvature: where and how wide a sampler's start should be.
 
-The top is searched for by BFGS from the best of several candidates; there the Hessian ``-A`` is
+The top is searched for by L-BFGS from the best of several candidates; there the Hessian ``-A`` is
 taken by central differences of the gradient, 2 d of them. With ``A = V diag(a) V'``,
 
     z = centre + scale u,     scale = V diag(a^-1/2) V',

@@ -73,51 +73,49 @@ def test_quick_normal_distribution_function():
     np.testing.assert_allclose(single, log_ndtr(z), rtol=3e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("d", [5, 200])
-def test_an_inverse_hessian_is_that_of_the_pairs(d: int):
+@pytest.mark.parametrize("d", [3, 200])
+def test_directions_are_those_of_the_pairs(d: int):
     rng = np.random.default_rng(d)
     root = rng.normal(size=(d, d + 5))
     hessian = root @ root.T / d + np.eye(d)
-    memory, whole = no_pairs(d, np.float64), None
-    for _ in range(4):
+    memory, pairs = no_pairs(d, np.float64), []
+    for _ in range(13):
         s = rng.normal(size=d)
         y = hessian @ s
-        r = 1.0 / (s @ y)
-        start = (s @ y) / (y @ y) * np.eye(d) if whole is None else whole
-        left = np.eye(d) - r * np.outer(s, y)
-        whole = left @ start @ left.T + r * np.outer(s, s)
+        pairs.append((s, y))
         memory, learnt = with_pair(memory, jnp.asarray(s), jnp.asarray(y), jnp.asarray(True))
         assert bool(learnt)
         # A pair against which the gradient falls, and one that is not to be used, teach nothing.
         for pair, use in (((s, -y), True), ((y, s), False)):
             memory, learnt = with_pair(memory, *map(jnp.asarray, pair), jnp.asarray(use))
             assert not bool(learnt)
-    np.testing.assert_allclose(direction_of(jnp.asarray(y), memory), -s, rtol=1e-9)
-    if memory.ndim == 2:
-        np.testing.assert_allclose(memory, whole, rtol=1e-9, atol=1e-12)
+    s, y = pairs[-1]
+    inverse = (s @ y) / (y @ y) * np.eye(d)
+    for s, y in pairs[-10:]:
+        left = np.eye(d) - np.outer(s, y) / (s @ y)
+        inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
+    g = rng.normal(size=d)
+    np.testing.assert_allclose(direction_of(jnp.asarray(g), memory), -inverse @ g, rtol=1e-9)
 
 
 def test_directions_without_a_pair_are_steepest_descent():
-    for d in (3, 300):
-        g = jnp.full(d, 2.0)
-        direction = direction_of(g, no_pairs(d, np.float64))
-        np.testing.assert_allclose(direction, -g / jnp.linalg.norm(g))
+    for length in (2.0, 0.1):
+        g = jnp.full(3, length)
+        direction = direction_of(g, no_pairs(3, np.float64))
+        np.testing.assert_allclose(direction, -g / max(float(jnp.linalg.norm(g)), 1.0))
 
 
-def test_pairs_and_matrix_find_the_same_end():
-    """Beyond some coordinates the memory is limited; the search is the same."""
-
+def test_many_coordinates():
     def fn(x):
-        return jnp.sum(jnp.cosh(x - 0.1 * jnp.arange(len(x)) / len(x))) + 0.5 * jnp.sum(x) ** 2
+        return jnp.sum(jnp.cosh(x - 0.1 * jnp.arange(150) / 150)) + 0.5 * jnp.sum(x) ** 2
 
-    for d in (8, 150):
-        look = jax.jit(jax.value_and_grad(fn))
-        candidates = jnp.ones((1, d))
-        move = jax.jit(lambda at, v, g, c=candidates: advance(at, v, g, c)[0])
-        at = begin(candidates)
-        for _ in range(40):
-            at = move(at, *look(at.trial))
-        np.testing.assert_allclose(jax.grad(fn)(at.x), 0.0, atol=1e-5)
+    look = jax.jit(jax.value_and_grad(fn))
+    candidates = jnp.ones((1, 150))
+    move = jax.jit(lambda at, v, g: advance(at, v, g, candidates)[0])
+    at = begin(candidates)
+    for _ in range(40):
+        at = move(at, *look(at.trial))
+    np.testing.assert_allclose(jax.grad(fn)(at.x), 0.0, atol=1e-5)
 
 
 def test_a_flat_direction_is_not_taken_for_an_end():
@@ -138,9 +136,9 @@ def test_a_flat_direction_is_not_taken_for_an_end():
 def test_starts_are_spread():
     from scipy.stats import qmc
 
-    points = np.asarray(starts(jax.random.key(1), 64, 3, np.float64))
+    points = np.asarray(starts(jax.random.key(1), 64, 3, np.dtype(float)))
     assert points.shape == (64, 3) and np.all(np.abs(points) <= 2.0)
     apart = [np.random.default_rng(s).uniform(size=(64, 3)) for s in range(20)]
     assert qmc.discrepancy(points / 4 + 0.5) < min(qmc.discrepancy(a) for a in apart)
-    other = np.asarray(starts(jax.random.key(2), 64, 3, np.float64))
+    other = np.asarray(starts(jax.random.key(2), 64, 3, np.dtype(float)))
     assert not np.allclose(points, other)
