@@ -26,12 +26,14 @@ from probkit.inference.gaussian import (
     _gp_laplace,
     _learning,
     _several_cvi,
+    _several_ep,
     _several_laplace,
 )
 from probkit.inference.gaussian._conditioning import Prior, Sites
 from probkit.inference.gaussian._fixed_point import Found
 from probkit.inference.gaussian._learning import Engine, Options
 from probkit.inference.gaussian._problem import Problem
+from probkit.inference.gaussian._several_cavities import proper
 
 
 def ep_engine(power: float, damping: Array | float) -> Engine:
@@ -41,6 +43,17 @@ def ep_engine(power: float, damping: Array | float) -> Engine:
             p, theta, prior, start, power=power, damping=damping, tolerance=tolerance
         ),
         lambda p, theta, sites: _ep.value(p, theta, sites, power=power),
+        several=several_ep_engine(power, damping),
+    )
+
+
+def several_ep_engine(power: float, damping: Array | float) -> Engine:
+    """EP of several processes with its own energy."""
+    return Engine(
+        lambda p, theta, prior, start, tolerance: _several_ep.solve(
+            p, theta, prior, start, power=power, damping=damping, tolerance=tolerance
+        ),
+        lambda p, theta, sites: _several_ep.value(p, theta, sites, power=power),
     )
 
 
@@ -85,6 +98,19 @@ def hybrid_engine(step: Array | float) -> Engine:
         lambda p, theta, sites: _ep.value(p, theta, sites, exact=False),
         root=True,
         scout=ep_engine(1.0, 0.8),
+        several=_several_hybrid_engine(step),
+    )
+
+
+def _several_hybrid_engine(step: Array | float) -> Engine:
+    """CVI's sites of several processes, with proper cavities, under EP's energy."""
+    return Engine(
+        lambda p, theta, prior, start, tolerance: _several_cvi.solve(
+            p, theta, prior, start, step=step, tolerance=tolerance, allowed=proper
+        ),
+        lambda p, theta, sites: _several_ep.value(p, theta, sites, exact=False),
+        root=True,
+        scout=several_ep_engine(1.0, 0.8),
     )
 
 

@@ -23,20 +23,22 @@ times the nodes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from probkit.inference.gaussian._conditioning import Prior, Sites, attach
 from probkit.inference.gaussian._fixed_point import Found, fixed_point
-from probkit.inference.gaussian._several_algebra import admissible, condition_blocks, rooted, times
+from probkit.inference.gaussian._several_algebra import (
+    admissible,
+    condition_blocks,
+    rooted,
+    site_units,
+    times,
+)
 from probkit.inference.gaussian._several_problem import Several
-
-
-def _units(v: Array) -> Sites:
-    """Of changes of sites, given marginal variances ``(C, n)``."""
-    sd = jnp.sqrt(v)
-    return Sites(sd, sd[:, None] * sd[None])
 
 
 def solve(
@@ -48,18 +50,25 @@ def solve(
     step: float | Array = 1.0,
     tolerance: float | Array = 1e-7,
     max_steps: int = 300,
+    allowed: Callable[[Prior, Array, Array], Array] = admissible,
 ) -> Found:
-    """The variational optimum at ``theta``, from ``start``."""
+    """The variational optimum at ``theta``, from ``start``.
+
+    ``allowed(prior, roots, blocks)`` are the blocks that may be gone to: `proper` of the cavities'
+    where these are needed too.
+    """
     roots, _ = rooted(prior)
+    # (Sites from other hyperparameters need not be allowed here.)
+    start = Sites(start.l1, allowed(prior, roots, start.l2))
 
     def update(sites: Sites) -> tuple[Sites, Array]:
         at = condition_blocks(prior, roots, sites)
         v = at.blocks()
         _, d1, d2 = problem.expected(theta, at.mu, v)
-        blocks = admissible(prior, roots, -d2)
+        blocks = allowed(prior, roots, -d2)
         return Sites(d1 + times(blocks, at.mu), blocks), jnp.einsum("aan->an", v)
 
-    return fixed_point(update, start, step, tolerance, max_steps, _units)
+    return fixed_point(update, start, step, tolerance, max_steps, site_units)
 
 
 def value(problem: Several, theta: Array, sites: Sites) -> Array:
