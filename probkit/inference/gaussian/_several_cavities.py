@@ -41,12 +41,15 @@ class Cavity(NamedTuple):
         cov: ``V_c``, ``(C, C, n)``.
         log_det: ``log|I - a V Lambda|``, ``(n,)``.
         square: ``a^2 (lambda1 - Lambda mu)' V_c (lambda1 - Lambda mu)``, ``(n,)``.
+        least: the smallest eigenvalue of ``I - a T' Lambda T``, before it is kept above rounding
+            errors, ``(n,)``: not above zero where the cavity is no distribution.
     """
 
     mean: Array
     cov: Array
     log_det: Array
     square: Array
+    least: Array
 
 
 def _left(v: Array, precisions: Array, power: float) -> tuple[Array, Array, Array]:
@@ -61,7 +64,8 @@ def cavities(at: Conditioned, l1: Array, power: float = 1.0) -> Cavity:
     """Take a share ``power`` of each site out of its marginal; ``l1`` are the sites' shifts."""
     tril, values, vectors = _left(at.blocks(), at.precisions, power)
     # (What rounding leaves of a cavity's precision.)
-    values = jnp.maximum(values, 64.0 * jnp.finfo(values.dtype).eps)
+    tiny = 64.0 * jnp.finfo(values.dtype).eps
+    least, values = values[:, 0] + tiny, jnp.maximum(values, tiny)
     half = tril @ (vectors / jnp.sqrt(values)[:, None, :])
     pull = power * (l1 - times(at.precisions, at.mu))
     along = jnp.einsum("nab,an->nb", half, pull)
@@ -70,6 +74,7 @@ def cavities(at: Conditioned, l1: Array, power: float = 1.0) -> Cavity:
         cov=by_process(half @ jnp.swapaxes(half, 1, 2)),
         log_det=jnp.sum(jnp.log(values), axis=1),
         square=jnp.sum(along**2, axis=1),
+        least=least,
     )
 
 

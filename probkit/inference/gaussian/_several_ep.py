@@ -12,9 +12,11 @@ and the site that matches the tilted moments ``m_c + T_c e``, ``T_c S T_c'`` (`_
     Lambda* = T_c^-T (S^-1 - I) T_c^-1 / a,     lambda1* = T_c^-T e / a + Lambda* (m_c + T_c e).
 
 All rows move at once, damped. Terms that are not log-concave can ask for blocks with negative
-eigenvalues. They are kept where the posterior and every cavity stay positive definite, and where
-not, all blocks lose their negative part, with the shift that still matches the means. The blocks
-allowed form a convex set, so that every part of a step leads to one: cavities are always proper.
+eigenvalues, which the fixed point has: without them means and sds are two to four times further
+from the truth where noise varies. A step after which the posterior or a cavity is not a
+distribution is undone and halved. Where no step is left, blocks lose their negative part in units
+of the prior's sds, as the engine for one vector has it, with the shift that still matches the
+means; then every cavity is a distribution, and the search nearly always ends.
 
 The energy, every term of which is small where sites are what they should be (``s_i`` the log of a
 site, ``log G`` the log integral of the prior times the sites),
@@ -26,8 +28,7 @@ site, ``log G`` the log integral of the prior times the sites),
 is stationary in the sites at the fixed point, where its derivative by the kernels is that at frozen
 sites, ``sum_c tr[(alpha_c alpha_c' - R_cc) dK_c] / 2``. Sources: Minka (2001, 2004); Seeger (2005);
 Seeger and Jordan (2004) and Riihimaki, Jylanki and Vehtari (2013) for sites of whole rows. Cost a
-step: a Cholesky factor of ``C n`` rows and its inverse (twice where blocks have negative parts),
-and ``n`` times the nodes.
+step: a Cholesky factor of ``C n`` rows and its inverse, and ``n`` times the nodes.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from probkit.inference.gaussian._conditioning import Adjoint, Prior, Sites, attach
-from probkit.inference.gaussian._fixed_point import Found, fixed_point
+from probkit.inference.gaussian._fixed_point import Found, fixed_point, up_to_two
 from probkit.inference.gaussian._several_algebra import (
     Blocks,
     by_process,
     by_row,
     condition_blocks,
+    positive,
+    prior_sds,
     rooted,
     site_units,
     times,
@@ -63,23 +66,32 @@ def solve(
     power: float = 1.0,
     damping: float | Array = 0.8,
     tolerance: float | Array = 1e-7,
-    max_steps: int = 500,
+    max_steps: int = 300,
 ) -> Found:
-    """EP's fixed point at ``theta``, from ``start``."""
+    """EP's fixed point at ``theta``, from ``start``; ``max_steps`` for either of two searches."""
     roots, _ = rooted(prior)
+    sds = prior_sds(prior)
+
+    def search(turn: Array, before: Sites) -> Found:
+        def allowed(blocks: Array) -> Array:
+            return jnp.where(turn > 0, positive(blocks, sds), blocks)
+
+        def update(sites: Sites) -> tuple[Sites, Array]:
+            at = condition_blocks(prior, roots, sites)
+            out = cavities(at, sites.l1, power)
+            match = problem.weigh(theta, problem.place(theta, out.mean, out.cov, power), power)
+            blocks = allowed(match.block / power)
+            mean = out.mean + times(out.cov, match.d1)
+            shift = match.d1 / power + times(blocks, mean)
+            # Not finite: the search returns to where cavities were distributions.
+            shift = jnp.where(jnp.all(out.least > 0.0), shift, jnp.nan)
+            return Sites(shift, blocks), jnp.einsum("aan->an", at.blocks())
+
+        first = Sites(before.l1, allowed(before.l2))
+        return fixed_point(update, first, damping, tolerance, max_steps, site_units)
+
     # (Sites from other hyperparameters need not be proper here.)
-    start = Sites(start.l1, proper(prior, roots, start.l2, power))
-
-    def update(sites: Sites) -> tuple[Sites, Array]:
-        at = condition_blocks(prior, roots, sites)
-        out = cavities(at, sites.l1, power)
-        match = problem.weigh(theta, problem.place(theta, out.mean, out.cov, power), power)
-        blocks = proper(prior, roots, match.block / power, power)
-        mean = out.mean + times(out.cov, match.d1)
-        sites = Sites(match.d1 / power + times(blocks, mean), blocks)
-        return sites, jnp.einsum("aan->an", at.blocks())
-
-    return fixed_point(update, start, damping, tolerance, max_steps, site_units)
+    return up_to_two(search, Sites(start.l1, proper(prior, roots, start.l2, power)))
 
 
 class Energy(NamedTuple):

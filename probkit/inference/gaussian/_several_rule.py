@@ -33,7 +33,7 @@ from probkit.inference.gaussian._tilted import Moments
 #: Log likelihood of rows: ``(C, n) -> (n,)``, the i-th a function of the i-th column alone.
 Rowwise = Callable[[Array], Array]
 
-_PRODUCT = {1: 64, 2: 40, 3: 20}
+PRODUCT = {1: 64, 2: 40, 3: 20}
 _SOBOL = 12  # log2 of the points, half of which are negatives of the others
 _CHUNK = 512
 
@@ -41,8 +41,8 @@ _CHUNK = 512
 @functools.cache
 def nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Standard nodes ``(Q, C)`` and their weights ``(Q,)``, which add up to one."""
-    if count in _PRODUCT:
-        z, w = np.polynomial.hermite_e.hermegauss(_PRODUCT[count])
+    if count in PRODUCT:
+        z, w = np.polynomial.hermite_e.hermegauss(PRODUCT[count])
         grids = np.meshgrid(*[z] * count, indexing="ij")
         weights = np.prod(np.meshgrid(*[w / w.sum()] * count, indexing="ij"), axis=0)
         keep = weights.ravel() > 1e-22

@@ -4,7 +4,10 @@ r"""Integrals and moments of a row's term under a normal of C dimensions, by nod
 
 ``E_t`` being the expectation under ``t(f) N(f; m, V) / Z``. Nodes are where the integrand is (Liu
 and Pierce 1994), around its mode, found by safeguarded Newton steps, in units of its curvature: a
-product of Gauss and Hermite's rules, or Sobol points, as in `_several_rule`.
+product of Gauss and Hermite's rules, or Sobol points, as in `_several_rule`. Sobol points move
+twice more, to the mean and the covariance that they gave, which is worth a factor of ten where the
+integrand is far from a normal: errors of log Z and of moments are 1e-4 and 1e-3 for functions' sds
+of 1, and 1e-2 for sds of 6, with five and with ten classes.
 
 In two dimensions that is not enough where one function is another's scale: at a low scale the
 integrand is a needle, and a product's nodes pass it by. Two dimensions are therefore nested, 64
@@ -27,17 +30,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 from jaxtyping import Array
 
 from probkit.inference.gaussian._several_algebra import by_process, by_row
-from probkit.inference.gaussian._several_rule import Rowwise, chunks, derivatives
+from probkit.inference.gaussian._several_rule import PRODUCT, Rowwise, chunks, derivatives
 
 _CLIMBS, _INNER_CLIMBS = 30, 12
 _COARSE, _OUTER, _INNER = 25, 64, 48
 #: In sds of the coordinate by Laplace's method, in its sds, and in widths of the inner mode.
 _COARSE_REACH, _REACH, _INNER_REACH = 8.0, 10.0, 9.0
-_BENT = 1e3
+_BENT = 1e3  # the most that counts of it
+_RECENTRED = 2
 _HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
 
 
@@ -72,7 +77,7 @@ class Placed(NamedTuple):
 
     Attributes:
         m: mean of the normal, ``(C, n)``.
-        tail: ``T``, ``(n, C, C)``.
+        tail: ``T``, lower triangular, ``(n, C, C)``.
         origin: what moments are taken relative to, ``(n, C)``.
         centre: ``(groups, n, C)``.
         root: ``(groups, n, C, k)``.
@@ -85,6 +90,11 @@ class Placed(NamedTuple):
     centre: Array
     root: Array
     log_size: Array
+
+
+def _inverses(tril: Array) -> Array:
+    eye = jnp.eye(tril.shape[1], dtype=tril.dtype)
+    return jax.vmap(lambda t: solve_triangular(t, eye, lower=True))(tril)
 
 
 def _steep(bend: Array) -> tuple[Array, Array]:
@@ -177,19 +187,32 @@ def _inner(
     return x, 1.0 / jnp.sqrt(steep), value - 0.5 * outer**2
 
 
+def _recentred(fn: Rowwise, at: Placed) -> Placed:
+    """Nodes around the mean and with the covariance that nodes give."""
+    found = weigh(fn, at)
+    eye = jnp.eye(at.m.shape[0], dtype=at.m.dtype)
+    root = jnp.linalg.cholesky(found.cov + 1e-12 * eye)
+    size = jnp.sum(jnp.log(jnp.diagonal(root, axis1=1, axis2=2)), axis=1)
+    fine = jnp.isfinite(size) & jnp.isfinite(found.log_z)
+    centre = jnp.where(fine[:, None], found.mean, at.centre[0])
+    root = jnp.where(fine[:, None, None], root, at.root[0])
+    size = jnp.where(fine, size, at.log_size[0])
+    return Placed(at.m, at.tail, centre, centre[None], root[None], size[None])
+
+
 class _Outer(NamedTuple):
-    """A first coordinate: its root, how it is spread, and what it means for the other.
+    """A first coordinate: where it is, how it is spread, and what it means for the other.
 
     Attributes:
-        tail: ``T``, ``(n, C, C)``.
-        top: the mode in its coordinates, ``(n, C)``.
+        turn: a rotation, ``z = turn z'`` of the coordinates ``z'`` that it is the first of.
+        top: the mode in these, ``(n, C)``.
         aside: how far the mode along the second moves with the first, ``(n,)``.
         mean: mean of the first coordinate, ``(n,)``.
         sd: its standard deviation, ``(n,)``.
         bent: how far the second is from normal given the first, ``(n,)``.
     """
 
-    tail: Array
+    turn: Array
     top: Array
     aside: Array
     mean: Array
@@ -197,27 +220,31 @@ class _Outer(NamedTuple):
     bent: Array
 
 
-def _across(fn: Rowwise, m: Array, at: _Outer, outer: Array) -> tuple[Array, Array, Array]:
+def _across(fn: Rowwise, m: Array, tail: Array, at: _Outer, outer: Array) -> tuple[Array, ...]:
     """`_inner` for outer nodes ``(groups, n)``."""
     guess = at.top[:, 1] + at.aside * (outer - at.top[:, 0])
-    return jax.lax.map(lambda own: _inner(fn, m, at.tail, *own), (outer, guess))
+    return jax.lax.map(lambda own: _inner(fn, m, tail @ at.turn, *own), (outer, guess))
 
 
-def _outer(fn: Rowwise, m: Array, tail: Array, top: tuple[Array, Array, Array]) -> _Outer:
-    """The first coordinate of ``T``, by Laplace's method along the second."""
+def _outer(
+    fn: Rowwise, m: Array, tail: Array, turn: Array, top: tuple[Array, Array, Array]
+) -> _Outer:
+    """The first coordinate of ``T turn``, by Laplace's method along the second."""
     z, values, vectors = top
+    z = jnp.einsum("nba,nb->na", turn, z)
+    vectors = jnp.swapaxes(turn, 1, 2) @ vectors
     precision = (vectors * values[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
     aside = -precision[:, 0, 1] / precision[:, 1, 1]
     sd = 1.0 / jnp.sqrt(precision[:, 0, 0] + aside * precision[:, 0, 1])
     zero = jnp.zeros_like(sd)
-    blank = _Outer(tail, z, aside, zero, sd, zero)
+    blank = _Outer(turn, z, aside, zero, sd, zero)
     coarse = jnp.linspace(-_COARSE_REACH, _COARSE_REACH, _COARSE, dtype=m.dtype)
     outer = z[:, 0] + sd * coarse[:, None]
-    x, width, height = _across(fn, m, blank, outer)
+    x, width, height = _across(fn, m, tail, blank, outer)
 
     def height_at(outer: Array, inner: Array) -> Array:
         z = jnp.stack([outer, inner], -1)
-        f = m + jnp.einsum("nab,qnb->qan", tail, z)
+        f = m + jnp.einsum("nab,qnb->qan", tail @ turn, z)
         return jax.vmap(fn)(f) - 0.5 * jnp.sum(z**2, axis=2)
 
     logs = height + jnp.log(width)
@@ -232,17 +259,19 @@ def _outer(fn: Rowwise, m: Array, tail: Array, top: tuple[Array, Array, Array]) 
     return blank._replace(mean=mean, sd=spread, bent=bent)
 
 
-def _nested(fn: Rowwise, m: Array, at: _Outer) -> Placed:
+def _nested(fn: Rowwise, m: Array, tail: Array, at: _Outer) -> Placed:
     """Equidistant nodes of the first coordinate; groups around the mode along the second."""
     mean, reach = at.mean, _REACH * at.sd
     # No further out than the normal itself reaches.
     low = jnp.maximum(mean - reach, jnp.minimum(-_REACH, mean - 0.5 * reach))
     high = jnp.minimum(mean + reach, jnp.maximum(_REACH, mean + 0.5 * reach))
     outer = low + (high - low) * jnp.linspace(0.0, 1.0, _OUTER, dtype=m.dtype)[:, None]
-    x, width, _ = _across(fn, m, at, outer)
-    root = jnp.stack([jnp.zeros_like(width), width], -1)[..., None]
+    x, width, _ = _across(fn, m, tail, at, outer)
+    centre = jnp.einsum("nab,gnb->gna", at.turn, jnp.stack([outer, x], -1))
+    root = width[..., None, None] * at.turn[:, :, 1:]
     step = jnp.log((high - low) / (_OUTER - 1)) - _HALF_LOG_2PI
-    return Placed(m, at.tail, at.top, jnp.stack([outer, x], -1), root, step + jnp.log(width))
+    origin = jnp.einsum("nab,nb->na", at.turn, at.top)
+    return Placed(m, tail, origin, centre, root, step + jnp.log(width))
 
 
 def place(fn: Rowwise, m: Array, v: Array) -> Placed:
@@ -250,20 +279,22 @@ def place(fn: Rowwise, m: Array, v: Array) -> Placed:
     tail = jnp.linalg.cholesky(by_row(v))
     top = _top(fn, m, tail)
     if m.shape[0] != 2:
-        return _all_around(m, tail, top)
-    # The same point in the coordinates of a root with the functions exchanged: a rotation.
-    turned = jnp.linalg.cholesky(by_row(v[::-1, ::-1]))[:, ::-1]
-    move = jnp.linalg.solve(turned, tail)
-    z, values, vectors = top
-    exchanged = ((move @ z[..., None])[..., 0], values, move @ vectors)
-    one, other = _outer(fn, m, tail, top), _outer(fn, m, turned, exchanged)
+        around = _all_around(m, tail, top)
+        sampled = m.shape[0] not in PRODUCT
+        again = _RECENTRED if sampled else 0
+        return jax.lax.fori_loop(0, again, lambda _, at: _recentred(fn, at), around)
+    # With the functions exchanged the root is another one, T times a rotation.
+    other = jnp.linalg.cholesky(by_row(v[::-1, ::-1]))[:, ::-1]
+    turn = _inverses(tail) @ other
+    plain = jnp.broadcast_to(jnp.eye(2, dtype=m.dtype), turn.shape)
+    orders = jax.vmap(lambda turn: _outer(fn, m, tail, turn, top))(jnp.stack([plain, turn]))
     # Inside goes the coordinate in which the integrand is nearer to a normal.
-    first = one.bent <= other.bent
+    first = orders.bent[0] <= orders.bent[1]
 
-    def chosen(a: Array, b: Array) -> Array:
-        return jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+    def chosen(a: Array) -> Array:
+        return jnp.where(first.reshape(-1, *[1] * (a.ndim - 2)), a[0], a[1])
 
-    return _nested(fn, m, jax.tree.map(chosen, one, other))
+    return _nested(fn, m, tail, jax.tree.map(chosen, orders))
 
 
 def _nodes(at: Placed) -> tuple[Any, Any]:
@@ -342,7 +373,7 @@ def matched(of: Tilted) -> Match:
     eps = jnp.finfo(of.cov.dtype).eps
     values = jnp.maximum(values, 4.0 * eps * jnp.max(values, axis=1, keepdims=True))
     inverse = (vectors / values[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
-    up = jnp.linalg.solve(of.root, jnp.broadcast_to(eye, of.root.shape))
+    up = _inverses(of.root)
 
     def outside(inside: Array) -> Array:
         return by_process(jnp.swapaxes(up, 1, 2) @ inside @ up)
