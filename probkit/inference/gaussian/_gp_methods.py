@@ -249,8 +249,16 @@ class EP(GPMethod):
         max_steps: evaluations of the evidence at the most, a search.
         tolerance: a search ends when less than this is to be gained, in nats.
 
+    Takes several processes along the same rows too, where every observation depends on one row of
+    them (softmax classes, a mean and a log scale). Sites are then of whole rows, with precisions
+    that couple the processes of a row, and a step costs a Cholesky factor of ``C n`` rows and its
+    inverse. Tilted moments are by nodes put where each row's integrand is: for softmax terms, and
+    for two processes of any kind, to 1e-7 and better where functions' sds are 3 or less; of Sobol
+    points for five classes and more, to 1e-3.
+
     Raises:
-        TypeError, ValueError: a misspelt option or one out of range.
+        TypeError, ValueError: a misspelt option or one out of range; at fitting, more rows than
+            memory holds (the message says how many would fit).
 
     Example:
         >>> import probkit as pk
@@ -276,7 +284,8 @@ class CVI(GPMethod):
     Takes several processes along the same rows too, where every observation depends on one row of
     them (softmax classes, a mean and a log scale). Expectations are then by fixed nodes, a product
     rule of 40 and 20 a dimension for two and three processes and 4,096 quasi-random points for
-    more; a step costs a Cholesky factor of ``C n`` rows.
+    more (softmax terms of C classes count as C - 1 processes); a step costs a Cholesky factor of
+    ``C n`` rows.
 
     Raises:
         TypeError, ValueError: a misspelt option or one out of range; at fitting, more rows than
@@ -301,15 +310,16 @@ class HybridEP(GPMethod):
 
     The sites are CVI's; the hyperparameters end where EP's energy at those sites, differentiated
     with the sites frozen, has no slope. The search begins at EP's own optimum. Options as for
-    `CVI`.
+    `CVI`, and several processes as for `EP` and `CVI`.
 
     Raises:
-        TypeError, ValueError: a misspelt option or one out of range.
+        TypeError, ValueError: a misspelt option or one out of range; at fitting, more rows than
+            memory holds (the message says how many would fit).
 
     Example:
         >>> import probkit as pk
-        >>> pk.HybridEP().requires
-        ('gaussian_latent',)
+        >>> pk.HybridEP(step=0.5).requires
+        ('gaussian_latents',)
     """
 
     own = {"step": 1.0}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from probkit.core import Target
@@ -119,10 +118,10 @@ class Several:
 
     # -- what the terms do not see --------------------------------------------------------------
 
-    def _axes(self) -> np.ndarray | None:
+    def _axes(self) -> Array | None:
         """Orthonormal directions that the terms are functions of, where they are fewer than C."""
         labels = self.latent.softmax(self.arrays)
-        return contrasts(len(self.latent.names)) if labels else None
+        return jnp.asarray(contrasts(len(self.latent.names))) if labels else None
 
     def _seen(self, theta: Array, power: float = 1.0) -> Rowwise:
         """The terms to a power, along the axes."""
