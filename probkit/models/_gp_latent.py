@@ -298,10 +298,9 @@ def _refuse(program: GraphProgram, found: Mapping[str, Any]) -> None:
     if len(found) > 1:
         raise ValueError(
             f"it has {len(found)} Gaussian processes ({listing(found)}), expected one; "
-            "pk.GPLaplace(), pk.CVI() and pk.Marginal(engine='laplace') take several along the "
-            "same rows. Else add their kernels up in one node (a sum of processes is a process), "
-            "stack the outputs in rows with "
-            f"kernels.ICM, {_ASIDE}"
+            "pk.GPLaplace(), pk.EP(), pk.CVI(), pk.HybridEP() and pk.Marginal() take several along "
+            "the same rows. Else add their kernels up in one node (a sum of processes is a "
+            f"process), stack the outputs in rows with kernels.ICM, {_ASIDE}"
         )
     refuse(program, found)
 

@@ -123,14 +123,14 @@ def engine_for_a_model_without_a_process() -> Any:
     return pk.fit(plain, {"y": Y}, method=pk.EP(), progress=False)
 
 
-@CORPUS.row("EP", "2 Gaussian processes", "add their kernels up")
+@CORPUS.row("GPExact", "2 Gaussian processes", "add their kernels up")
 def engine_for_two_processes() -> Any:
     two = model(value=lambda f, g: dist.Normal(f + g, 0.3))
     two = two.extend(g=pk.gp(pk.kernels.RBF(), at="x"))
-    return pk.fit(two, DATA, method=pk.EP(), progress=False)
+    return pk.fit(two, DATA, method=pk.GPExact(), progress=False)
 
 
-@CORPUS.row("EP", "several entries of 'f'", r"pk.NUTS\(\)")
+@CORPUS.row("EP", "several rows of 'f'", r"pk.NUTS\(\)")
 def engine_for_observations_of_sums() -> Any:
     summed = model(value=lambda f: dist.Normal(jnp.cumsum(f), 0.3))
     return pk.fit(summed, DATA, method=pk.EP(), progress=False)

@@ -26,12 +26,14 @@ from probkit.inference.gaussian import (
     _gp_laplace,
     _learning,
     _several_cvi,
+    _several_ep,
     _several_laplace,
 )
 from probkit.inference.gaussian._conditioning import Prior, Sites
 from probkit.inference.gaussian._fixed_point import Found
 from probkit.inference.gaussian._learning import Engine, Options
 from probkit.inference.gaussian._problem import Problem
+from probkit.inference.gaussian._several_cavities import proper
 
 
 def ep_engine(power: float, damping: Array | float) -> Engine:
@@ -41,6 +43,17 @@ def ep_engine(power: float, damping: Array | float) -> Engine:
             p, theta, prior, start, power=power, damping=damping, tolerance=tolerance
         ),
         lambda p, theta, sites: _ep.value(p, theta, sites, power=power),
+        several=several_ep_engine(power, damping),
+    )
+
+
+def several_ep_engine(power: float, damping: Array | float) -> Engine:
+    """EP of several processes with its own energy."""
+    return Engine(
+        lambda p, theta, prior, start, tolerance: _several_ep.solve(
+            p, theta, prior, start, power=power, damping=damping, tolerance=tolerance
+        ),
+        lambda p, theta, sites: _several_ep.value(p, theta, sites, power=power),
     )
 
 
@@ -85,6 +98,19 @@ def hybrid_engine(step: Array | float) -> Engine:
         lambda p, theta, sites: _ep.value(p, theta, sites, exact=False),
         root=True,
         scout=ep_engine(1.0, 0.8),
+        several=_several_hybrid_engine(step),
+    )
+
+
+def _several_hybrid_engine(step: Array | float) -> Engine:
+    """CVI's sites of several processes, with proper cavities, under EP's energy."""
+    return Engine(
+        lambda p, theta, prior, start, tolerance: _several_cvi.solve(
+            p, theta, prior, start, step=step, tolerance=tolerance, allowed=proper
+        ),
+        lambda p, theta, sites: _several_ep.value(p, theta, sites, exact=False),
+        root=True,
+        scout=several_ep_engine(1.0, 0.8),
     )
 
 
@@ -223,8 +249,16 @@ class EP(GPMethod):
         max_steps: evaluations of the evidence at the most, a search.
         tolerance: a search ends when less than this is to be gained, in nats.
 
+    Takes several processes along the same rows too, where every observation depends on one row of
+    them (softmax classes, a mean and a log scale). Sites are then of whole rows, with precisions
+    that couple the processes of a row, and a step costs a Cholesky factor of ``C n`` rows and its
+    inverse. Tilted moments are by nodes put where each row's integrand is: for softmax terms, and
+    for two processes of any kind, to 1e-7 and better where functions' sds are 3 or less; of Sobol
+    points for five classes and more, to 1e-3.
+
     Raises:
-        TypeError, ValueError: a misspelt option or one out of range.
+        TypeError, ValueError: a misspelt option or one out of range; at fitting, more rows than
+            memory holds (the message says how many would fit).
 
     Example:
         >>> import probkit as pk
@@ -250,7 +284,8 @@ class CVI(GPMethod):
     Takes several processes along the same rows too, where every observation depends on one row of
     them (softmax classes, a mean and a log scale). Expectations are then by fixed nodes, a product
     rule of 40 and 20 a dimension for two and three processes and 4,096 quasi-random points for
-    more; a step costs a Cholesky factor of ``C n`` rows.
+    more (softmax terms of C classes count as C - 1 processes); a step costs a Cholesky factor of
+    ``C n`` rows.
 
     Raises:
         TypeError, ValueError: a misspelt option or one out of range; at fitting, more rows than
@@ -275,15 +310,16 @@ class HybridEP(GPMethod):
 
     The sites are CVI's; the hyperparameters end where EP's energy at those sites, differentiated
     with the sites frozen, has no slope. The search begins at EP's own optimum. Options as for
-    `CVI`.
+    `CVI`, and several processes as for `EP` and `CVI`.
 
     Raises:
-        TypeError, ValueError: a misspelt option or one out of range.
+        TypeError, ValueError: a misspelt option or one out of range; at fitting, more rows than
+            memory holds (the message says how many would fit).
 
     Example:
         >>> import probkit as pk
-        >>> pk.HybridEP().requires
-        ('gaussian_latent',)
+        >>> pk.HybridEP(step=0.5).requires
+        ('gaussian_latents',)
     """
 
     own = {"step": 1.0}

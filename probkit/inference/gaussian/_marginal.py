@@ -66,6 +66,7 @@ from probkit.inference.gaussian._gp_methods import (
     ep_engine,
     exact_engine,
     laplace_engine,
+    several_ep_engine,
     several_laplace_engine,
 )
 from probkit.inference.gaussian._learning import Engine
@@ -88,15 +89,15 @@ def engine_named(name: str, problem: Problem | Several) -> Engine:
     (Of several processes it is Laplace's method.)
     """
     if isinstance(problem, Several):
-        return several_laplace_engine(closed=True)
+        return several_ep_engine(1.0, 0.8) if name == "ep" else several_laplace_engine(closed=True)
     if name == "exact" or (name == "auto" and problem.kind == "gaussian"):
         return exact_engine()
     return laplace_engine() if name == "laplace" else ep_engine(1.0, 0.8)
 
 
-def posed_for(program: Program, arrays: dict) -> Problem | Several:
-    """The problem of a Program and arrays that fit it, for the engines named here."""
-    return posed(program, arrays, closed=True)
+def posed_for(program: Program, arrays: dict, name: str) -> Problem | Several:
+    """The problem of a Program and arrays that fit it, for the engine named so."""
+    return posed(program, arrays, closed=name != "ep")
 
 
 def sites_at(problem: Problem | Several, engine: Engine, theta: Array) -> tuple[Sites, Array]:
@@ -110,10 +111,10 @@ def sites_at(problem: Problem | Several, engine: Engine, theta: Array) -> tuple[
 def reduced(target: Target, name: str, at: Summit | None = None) -> Target:
     """The Target of the hyperparameters alone, in the coordinates ``at`` (their own by default)."""
     program = target.program
-    shapes = posed_for(program, target.arrays).latent.theta.shapes
+    shapes = posed_for(program, target.arrays, name).latent.theta.shapes
 
     def log_density(z: Mapping[str, Array], arrays: dict) -> Array:
-        problem = posed_for(program, arrays["data"])
+        problem = posed_for(program, arrays["data"], name)
         at = Summit(*arrays["at"])
         height = curved(lambda u: _height(problem, name, at.out(u)))
         return height(problem.latent.theta.ravel(z)) + at.log_scale
@@ -141,7 +142,7 @@ def _height(problem: Problem | Several, name: str, theta: Array) -> Array:
 
 def highest(target: Target, name: str) -> Summit:
     """Where the hyperparameters' log density is highest, and how it falls off."""
-    problem = posed_for(target.program, target.arrays)
+    problem = posed_for(target.program, target.arrays, name)
     d = problem.latent.theta.size
     candidates = starts(jax.random.key(0), _SCREEN, d, target.dtype)
     return summit(lambda theta: _height(problem, name, theta), candidates)
@@ -155,7 +156,7 @@ class Marginal(Inference):
             ``pk.NUTS(draws=1000, warmup=250, metric="low_rank", target_accept=0.65)``, 4 chains.
         engine: how the function is integrated out: ``"exact"`` (Gaussian terms), ``"laplace"``,
             ``"ep"``, or ``"auto"``: exact where the terms are Gaussian, else EP. Several processes
-            whose terms meet row by row are integrated out by Laplace's method.
+            whose terms meet row by row are integrated out by Laplace's method, or by ``"ep"``.
 
     An approximation in the place of a sampler (``pk.Marginal(pk.VI())``) is one of the
     hyperparameters, with the function drawn given them. ``posterior.log_evidence`` comes with it,
@@ -208,15 +209,14 @@ class Marginal(Inference):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        several = self.engine in ("auto", "laplace")
-        return ("gaussian_latents",) if several else ("gaussian_latent",)
+        return ("gaussian_latent",) if self.engine == "exact" else ("gaussian_latents",)
 
     @property
     def batches(self) -> Batches | None:
         return None
 
     def init(self, key: Array, target: Target) -> Any:
-        problem = posed_for(target.program, target.arrays)
+        problem = posed_for(target.program, target.arrays, self.engine)
         if not problem.latent.theta.size:
             raise ValueError(
                 "Marginal: this model has no hyperparameters to draw; use pk.GPExact() or pk.EP()"
@@ -266,7 +266,7 @@ def complete(program: Program, name: str, arrays: dict, theta: Array, key: Array
 
     As `_posterior.draw`, but without the factor's inverse: there is one draw only.
     """
-    problem = posed_for(program, arrays)
+    problem = posed_for(program, arrays, name)
     sites, _ = sites_at(problem, engine_named(name, problem), theta)
     if isinstance(problem, Several):
         f = draws(problem, theta, sites, key, 1)[0]
@@ -343,7 +343,7 @@ def _completed(target: Target, inner: Approximation, name: str, at: Summit) -> A
 
 def hyperparameters(target: Target, unconstrained: np.ndarray) -> np.ndarray:
     """The hyperparameters' part of draws ``(..., d)`` of the whole space: ``(..., theta.size)``."""
-    latent = posed_for(target.program, target.arrays).latent
+    latent = posed_for(target.program, target.arrays, "auto").latent
     parts = target.program.flat.unravel_host(np.asarray(unconstrained))
     lead = np.shape(unconstrained)[:-1]
     return np.concatenate([parts[k].reshape(*lead, -1) for k in latent.theta.shapes], axis=-1)

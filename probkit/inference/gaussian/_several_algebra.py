@@ -212,23 +212,41 @@ def _gram(roots: Array, blocks: Array) -> Array:
     return 0.5 * (whole + whole.T) + jnp.eye(count * n, dtype=whole.dtype)
 
 
+def doubtful(blocks: Array, sds: Array) -> Array:
+    """Whether blocks might make the posterior, or it without a row, indefinite.
+
+    No block does by an eigenvalue above ``-1 / n`` in units of the prior's sds, since the largest
+    one of a correlation matrix is ``n`` at the most.
+    """
+    values = jnp.linalg.eigvalsh(by_row(blocks * sds[:, None] * sds[None]))
+    return jnp.any(values < -0.5 / sds.shape[1])
+
+
+def definite(roots: Array, blocks: Array) -> Array:
+    """Whether ``K^-1 + Lambda`` is positive definite."""
+    tril = jnp.linalg.cholesky(_gram(roots, blocks), symmetrize_input=False)
+    return jnp.all(jnp.isfinite(jnp.diagonal(tril)))
+
+
 def admissible(prior: Prior, roots: Array, blocks: Array) -> Array:
     """The blocks where ``K^-1 + Lambda`` is positive definite, else without their negative part.
 
-    Costs a Cholesky factor where a block is not positive semi-definite, else next to nothing.
+    Costs a Cholesky factor where a block has a negative part to speak of, else next to nothing.
     """
     sds = prior_sds(prior)
-    values = jnp.linalg.eigvalsh(by_row(blocks * sds[:, None] * sds[None]))
-    tiny = 64.0 * jnp.finfo(values.dtype).eps
-    doubtful = jnp.any(values < -tiny * jnp.max(jnp.abs(values)))
 
     # A loop of at most one turn: unlike a `cond`, it is skipped under vmap when nobody needs it.
     def look(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        tril = jnp.linalg.cholesky(_gram(roots, blocks), symmetrize_input=False)
-        return jnp.zeros_like(doubtful), jnp.all(jnp.isfinite(jnp.diagonal(tril)))
+        return jnp.zeros_like(carry[0]), definite(roots, blocks)
 
-    _, fine = jax.lax.while_loop(lambda c: c[0], look, (doubtful, jnp.ones_like(doubtful)))
+    _, fine = jax.lax.while_loop(lambda c: c[0], look, (doubtful(blocks, sds), jnp.asarray(True)))
     return jnp.where(fine, blocks, positive(blocks, sds))
+
+
+def site_units(v: Array) -> Sites:
+    """Of changes of sites, given marginal variances ``(C, n)``."""
+    sd = jnp.sqrt(v)
+    return Sites(sd, sd[:, None] * sd[None])
 
 
 def condition_blocks(prior: Prior, roots: Array, sites: Sites) -> Blocks:

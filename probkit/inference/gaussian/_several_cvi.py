@@ -15,7 +15,9 @@ is
 (Khan and Lin 2017, for C x C blocks). At the optimum ``Sigma`` is positive definite, though single
 blocks need not be: terms that are not log-concave keep their negative curvature, unlike Laplace's.
 (Where a whole step would lose definiteness, it goes to the blocks without their negative part;
-then every part of a step keeps it.) The derivative by the kernels is ``tr[(alpha alpha' - R) dK] /
+then every part of a step keeps it. A search that gets nowhere, as whole steps from another engine's
+sites can where a noise varies, is followed by one of smaller steps from blocks without their
+negative part.) The derivative by the kernels is ``tr[(alpha alpha' - R) dK] /
 2``. Expectations are by fixed nodes (`_several_rule`), and ``F`` and its derivatives belong
 together, so that the optimum is that of the bound as computed. Cost a step: ``(C n)^3`` and ``n``
 times the nodes.
@@ -23,20 +25,26 @@ times the nodes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from probkit.inference.gaussian._conditioning import Prior, Sites, attach
-from probkit.inference.gaussian._fixed_point import Found, fixed_point
-from probkit.inference.gaussian._several_algebra import admissible, condition_blocks, rooted, times
+from probkit.inference.gaussian._fixed_point import Found, fixed_point, up_to_two
+from probkit.inference.gaussian._several_algebra import (
+    admissible,
+    condition_blocks,
+    positive,
+    prior_sds,
+    rooted,
+    site_units,
+    times,
+)
 from probkit.inference.gaussian._several_problem import Several
 
-
-def _units(v: Array) -> Sites:
-    """Of changes of sites, given marginal variances ``(C, n)``."""
-    sd = jnp.sqrt(v)
-    return Sites(sd, sd[:, None] * sd[None])
+_SMALLER = 0.3  # of the step: a second search's
 
 
 def solve(
@@ -48,18 +56,31 @@ def solve(
     step: float | Array = 1.0,
     tolerance: float | Array = 1e-7,
     max_steps: int = 300,
+    allowed: Callable[[Prior, Array, Array], Array] = admissible,
 ) -> Found:
-    """The variational optimum at ``theta``, from ``start``."""
+    """The variational optimum at ``theta``, from ``start``.
+
+    ``allowed(prior, roots, blocks)`` are the blocks that may be gone to: `proper` of the cavities'
+    where these are needed too.
+    """
     roots, _ = rooted(prior)
+    sds = prior_sds(prior)
 
     def update(sites: Sites) -> tuple[Sites, Array]:
         at = condition_blocks(prior, roots, sites)
         v = at.blocks()
         _, d1, d2 = problem.expected(theta, at.mu, v)
-        blocks = admissible(prior, roots, -d2)
+        blocks = allowed(prior, roots, -d2)
         return Sites(d1 + times(blocks, at.mu), blocks), jnp.einsum("aan->an", v)
 
-    return fixed_point(update, start, step, tolerance, max_steps, _units)
+    def search(turn: Array, before: Sites) -> Found:
+        blocks = jnp.where(turn > 0, positive(start.l2, sds), before.l2)
+        first = Sites(jnp.where(turn > 0, start.l1, before.l1), blocks)
+        size = jnp.where(turn > 0, _SMALLER, 1.0) * step
+        return fixed_point(update, first, size, tolerance, max_steps, site_units)
+
+    # (Sites from other hyperparameters need not be allowed here.)
+    return up_to_two(search, Sites(start.l1, allowed(prior, roots, start.l2)))
 
 
 def value(problem: Several, theta: Array, sites: Sites) -> Array:

@@ -19,42 +19,22 @@ from probkit.core._programs import compiled
 from probkit.core._trees import in_precision
 from probkit.inference.gaussian._conditioning import Sites
 from probkit.inference.gaussian._several_algebra import (
-    Conditioned,
-    by_process,
-    by_row,
     condition,
-    prior_sds,
     rooted,
 )
+from probkit.inference.gaussian._several_cavities import cavities
 from probkit.inference.gaussian._several_problem import Several
-
-_LEAST = 1e-10  # of the prior's variance: what rounding leaves of a cavity's
-
-
-def cavities(at: Conditioned, l1: Array, sds: Array) -> tuple[Array, Array]:
-    """Means ``(C, n)`` and covariances ``(C, C, n)`` of the rows without their own sites."""
-    cov, blocks = by_row(at.blocks()), by_row(at.precisions)
-    eye = jnp.eye(cov.shape[1], dtype=cov.dtype)
-    pull = jnp.einsum("nab,bn->na", cov, l1)
-    gap = at.mu.T - pull
-    mean = jnp.linalg.solve(eye - cov @ blocks, gap[..., None])[..., 0]
-    out = jnp.swapaxes(jnp.linalg.solve(eye - cov @ blocks, cov), 1, 2)
-    unit = by_row(sds[:, None] * sds[None])
-    values, vectors = jnp.linalg.eigh(0.5 * (out + jnp.swapaxes(out, 1, 2)) / unit)
-    kept = jnp.maximum(values, _LEAST)
-    whole = (vectors * kept[:, None]) @ jnp.swapaxes(vectors, 1, 2) * unit
-    return mean.T, by_process(whole)
 
 
 def summarise(problem: Several, theta: Array, sites: Sites) -> dict[str, Array]:
     """Means and sds ``(C, n)``, leave-one-out log densities ``(n,)``, and the jitters needed."""
     prior = problem.prior(theta)
     at = condition(prior, sites)
-    cavity = cavities(at, sites.l1, prior_sds(prior))
+    cavity = cavities(at, sites.l1)
     return {
         "mean": at.mu,
         "sd": jnp.sqrt(jnp.einsum("aan->an", at.blocks())),
-        "loo": problem.log_tilted(theta, *cavity),
+        "loo": problem.log_tilted(theta, cavity.mean, cavity.cov),
         "jitters": rooted(prior)[1],
     }
 

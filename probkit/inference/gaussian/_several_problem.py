@@ -14,8 +14,21 @@ from probkit.core._target import Program
 from probkit.inference.gaussian._conditioning import Prior, Sites
 from probkit.inference.gaussian._problem import Problem, wall
 from probkit.inference.gaussian._several_algebra import positive, softmax_blocks, times
-from probkit.inference.gaussian._several_rule import Rowwise, derivatives, log_tilted, mean_term
+from probkit.inference.gaussian._several_rule import (
+    Rowwise,
+    contrasts,
+    derivatives,
+    mean_term,
+)
 from probkit.inference.gaussian._several_rule import expected as expected_terms
+from probkit.inference.gaussian._several_tilted import (
+    Match,
+    Placed,
+    log_mass,
+    matched,
+    place,
+    weigh,
+)
 from probkit.inference.gaussian._tilted import Moments
 
 
@@ -79,15 +92,57 @@ class Several:
 
     def expected(self, theta: Array, m: Array, v: Array) -> Moments:
         """``E[log t_i]`` under ``N(m_i, V_i)``, its slope, and twice its derivative by ``V_i``."""
-        return expected_terms(self.terms(theta), m, v)
+        value, d1, d2 = expected_terms(self._seen(theta), *self._along(m, v))
+        return Moments(value, self._back(d1), self._both_back(d2))
 
     def mean_terms(self, theta: Array, m: Array, v: Array) -> Array:
         """``E[log t_i]`` alone, as a function to be differentiated by ``theta``, ``(n,)``."""
-        return mean_term(self.terms(theta), m, v)
+        return mean_term(self._seen(theta), *self._along(m, v))
+
+    def place(self, theta: Array, m: Array, v: Array, power: float = 1.0) -> Placed:
+        """Nodes for ``E[t_i^power]`` under ``N(m_i, V_i)``."""
+        return place(self._seen(theta, power), *self._along(m, v))
+
+    def weigh(self, theta: Array, placed: Placed, power: float = 1.0) -> Match:
+        """``log E[t_i^power]`` and what matches its tilted moments, from nodes in place."""
+        value, d1, d2, block = matched(weigh(self._seen(theta, power), placed))
+        return Match(value, self._back(d1), self._both_back(d2), self._both_back(block))
+
+    def log_mass(self, theta: Array, placed: Placed, power: float = 1.0) -> Array:
+        """``log E[t_i^power]`` alone, as a function to be differentiated by ``theta``, ``(n,)``."""
+        return log_mass(self._seen(theta, power), placed)
 
     def log_tilted(self, theta: Array, m: Array, v: Array) -> Array:
         """``log E[t_i]`` under ``N(m_i, V_i)``, ``(n,)``."""
-        return log_tilted(self.terms(theta), m, v)
+        return self.log_mass(theta, self.place(theta, m, v))
+
+    # -- what the terms do not see --------------------------------------------------------------
+
+    def _axes(self) -> Array | None:
+        """Orthonormal directions that the terms are functions of, where they are fewer than C."""
+        labels = self.latent.softmax(self.arrays)
+        return jnp.asarray(contrasts(len(self.latent.names))) if labels else None
+
+    def _seen(self, theta: Array, power: float = 1.0) -> Rowwise:
+        """The terms to a power, along the axes."""
+        fn, axes = self.terms(theta), self._axes()
+        if axes is None:
+            return lambda f: power * fn(f)
+        return lambda u: power * fn(axes.T @ u)
+
+    def _along(self, m: Array, v: Array) -> tuple[Array, Array]:
+        axes = self._axes()
+        if axes is None:
+            return m, v
+        return axes @ m, jnp.einsum("ab,bcn,dc->adn", axes, v, axes)
+
+    def _back(self, d: Array) -> Array:
+        axes = self._axes()
+        return d if axes is None else axes.T @ d
+
+    def _both_back(self, d: Array) -> Array:
+        axes = self._axes()
+        return d if axes is None else jnp.einsum("ba,bcn,cd->adn", axes, d, axes)
 
     def penalty(self, theta: Array) -> Array:
         """The wall around the hyperparameters: zero inside."""

@@ -13,40 +13,36 @@ quadratics are exact. Absolute errors in ``E[log softmax]`` at functions' sds of
 Derivatives are those of ``F`` itself, so that a bound made of it has its optimum exactly where they
 say, whatever the rule's error is.
 
-Tilted integrals ``log E[exp l]`` put the same nodes where the integrand is (Liu and Pierce 1994):
-around its mode, found by safeguarded Newton steps, in units of its curvature.
+A label's softmax term does not see what all functions have in common: `contrasts` are the C - 1
+directions that it sees, and the nodes for that many dimensions are fewer and closer.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import logsumexp
 from jaxtyping import Array
 
-from probkit.inference.gaussian._several_algebra import by_process, by_row, positive, times
+from probkit.inference.gaussian._several_algebra import by_process, by_row
 from probkit.inference.gaussian._tilted import Moments
 
 #: Log likelihood of rows: ``(C, n) -> (n,)``, the i-th a function of the i-th column alone.
 Rowwise = Callable[[Array], Array]
 
-_PRODUCT = {1: 64, 2: 40, 3: 20}
+PRODUCT = {1: 64, 2: 40, 3: 20}
 _SOBOL = 12  # log2 of the points, half of which are negatives of the others
 _CHUNK = 512
-_CLIMBS = 20
 
 
 @functools.cache
 def nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Standard nodes ``(Q, C)`` and their weights ``(Q,)``, which add up to one."""
-    if count in _PRODUCT:
-        z, w = np.polynomial.hermite_e.hermegauss(_PRODUCT[count])
+    if count in PRODUCT:
+        z, w = np.polynomial.hermite_e.hermegauss(PRODUCT[count])
         grids = np.meshgrid(*[z] * count, indexing="ij")
         weights = np.prod(np.meshgrid(*[w / w.sum()] * count, indexing="ij"), axis=0)
         keep = weights.ravel() > 1e-22
@@ -62,7 +58,15 @@ def nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
     return z, np.full(len(z), 1.0 / len(z))
 
 
-def _chunks(count: int, dtype: np.dtype) -> tuple[Array, Array]:
+@functools.cache
+def contrasts(count: int) -> np.ndarray:
+    """Orthonormal rows ``(C - 1, C)``, each of sum zero (Helmert's)."""
+    rows = np.tril(np.ones((count - 1, count)))
+    rows[np.arange(count - 1), np.arange(1, count)] = -np.arange(1, count)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def chunks(count: int, dtype: np.dtype) -> tuple[Array, Array]:
     """The nodes in chunks, ``(chunks, size, C)`` and ``(chunks, size)``; the last is padded."""
     z, w = nodes(count)
     size = min(_CHUNK, len(z))
@@ -79,7 +83,7 @@ def _roots(v: Array) -> Array:
 def mean_term(fn: Rowwise, m: Array, v: Array) -> Array:
     """``F``, ``(n,)``, for means ``(C, n)`` and covariances ``(C, C, n)``."""
     roots = _roots(v)
-    z, w = _chunks(m.shape[0], m.dtype)
+    z, w = chunks(m.shape[0], m.dtype)
     big = jnp.finfo(m.dtype).max ** 0.5
 
     @jax.checkpoint
@@ -110,43 +114,3 @@ def derivatives(fn: Rowwise, f: Array) -> tuple[Array, Array]:
 
     bend = jax.vmap(along)(jnp.arange(f.shape[0]))
     return slope(f), 0.5 * (bend + jnp.swapaxes(bend, 0, 1))
-
-
-def _inverse_roots(v: Array) -> tuple[Array, Array]:
-    """``T^-1`` of blocks ``T T' = V``, ``(n, C, C)``, and ``log |T|``, ``(n,)``."""
-    tril = jnp.linalg.cholesky(by_row(v))
-    eye = jnp.eye(v.shape[0], dtype=v.dtype)
-    inverse = jax.vmap(lambda t: solve_triangular(t, eye, lower=True))(tril)
-    return inverse, jnp.sum(jnp.log(jnp.diagonal(tril, axis1=1, axis2=2)), axis=1)
-
-
-def log_tilted(fn: Rowwise, m: Array, v: Array) -> Array:
-    """``log E[exp(l(f))]`` by row, ``(n,)``, under ``N(m, V)``."""
-    sds = jnp.sqrt(jnp.einsum("aan->an", v))
-    inverse, log_size = _inverse_roots(v)
-    precision = by_process(jnp.swapaxes(inverse, 1, 2) @ inverse)
-
-    def height(f: Array) -> Array:
-        return fn(f) - 0.5 * jnp.sum((f - m) * times(precision, f - m), axis=0)
-
-    def climb(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        f, length = carry
-        d1, d2 = derivatives(fn, f)
-        steep, _ = _inverse_roots(precision + positive(-d2, sds))
-        slope = d1 - times(precision, f - m)
-        move = jnp.einsum("nba,nbc,cn->an", steep, steep, slope)
-        new = f + length * jnp.where(jnp.isfinite(move), move, 0.0)
-        up = height(new) >= height(f)
-        return jnp.where(up, new, f), jnp.where(up, jnp.minimum(2.0 * length, 1.0), 0.25 * length)
-
-    f, _ = jax.lax.fori_loop(0, _CLIMBS, climb, (m, jnp.ones_like(m[0])))
-    narrow, log_steep = _inverse_roots(precision + positive(-derivatives(fn, f)[1], sds))
-    z, w = _chunks(m.shape[0], m.dtype)
-
-    def body(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        at = f + jnp.einsum("nba,qb->qan", narrow, chunk[0])
-        logs = jax.vmap(height)(at) + 0.5 * jnp.sum(chunk[0] ** 2, axis=1)[:, None]
-        return jnp.logaddexp(total, logsumexp(logs, axis=0, b=chunk[1][:, None])), None
-
-    none = jnp.full_like(m[0], -jnp.inf)
-    return jax.lax.scan(body, none, (z, w))[0] - log_size - log_steep

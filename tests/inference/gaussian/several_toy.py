@@ -15,8 +15,10 @@ from probkit.inference.gaussian._several_problem import Several
 class ToySeveral(GaussianLatents):
     """theta = (log sd, log length scale, log scale); process ``c`` has its own sd and length.
 
-    Likelihoods: ``softmax`` (labels), ``heteroscedastic`` (y ~ N(f0, exp(f1 + log scale))) and
-    ``logit`` (one process; the toy of one vector then is the same model).
+    Likelihoods: ``softmax`` (labels), ``heteroscedastic`` (y ~ N(f0, exp(f1 + log scale))),
+    ``logit`` (a label of its own for each process; with one process the toy of one vector is the
+    same model, and with equal priors C of these are) and ``mixed`` (C normal outcomes a row, each
+    of all functions, with sds `MIXED_SDS` exp(log scale)).
     """
 
     dim = "row"
@@ -59,7 +61,11 @@ class ToySeveral(GaussianLatents):
         if self.likelihood == "heteroscedastic":
             log_sd = f[1] + theta[2]
             return -0.5 * ((y - f[0]) * jnp.exp(-log_sd)) ** 2 - log_sd - 0.5 * np.log(2 * np.pi)
-        return -jnp.logaddexp(0.0, -(2 * y - 1) * f[0])
+        if self.likelihood == "mixed":
+            scale = MIXED_SDS[: len(f), None] * jnp.exp(theta[2])
+            gap = (y - MIXED[: len(f), : len(f)] @ f) / scale
+            return jnp.sum(-0.5 * gap**2 - jnp.log(scale) - 0.5 * np.log(2 * np.pi), axis=0)
+        return -jnp.sum(jnp.logaddexp(0.0, -(2 * jnp.atleast_2d(y) - 1) * f), axis=0)
 
     def softmax(self, arrays):
         return self.likelihood == "softmax"
@@ -72,10 +78,20 @@ class ToySeveral(GaussianLatents):
 
 
 THETA = np.array([0.3, 0.2, -0.7])
+MIXED = np.array([[1, 0.6, 0.2, 0], [-0.3, 1, 0, 0.5], [0, 0.4, 1, 0.3], [0.2, 0, -0.5, 1]])
+MIXED_SDS = np.array([0.3, 1.0, 0.5, 2.0])
 
 
-def toy(likelihood: str, n: int = 15, *, closed: bool = False, flat: float = 1.0, order=None):
-    """A problem with data that the model could have made."""
+def toy(
+    likelihood: str,
+    n: int = 15,
+    *,
+    closed: bool = False,
+    flat: float = 1.0,
+    order=None,
+    count: int = 1,
+):
+    """A problem with data that the model could have made; ``count`` is of mixed and logit ones."""
     rng = np.random.default_rng(2)
     x = rng.uniform(-2, 2, size=(n, 2))
     f = np.sin(2 * x[:, 0]) + x[:, 1]
@@ -83,8 +99,12 @@ def toy(likelihood: str, n: int = 15, *, closed: bool = False, flat: float = 1.0
         count, y = 3, np.digitize(f + 0.5 * rng.normal(size=n), [-0.7, 0.6])
     elif likelihood == "heteroscedastic":
         count, y = 2, f + 0.3 * np.exp(0.5 * x[:, 0]) * rng.normal(size=n)
+    elif likelihood == "mixed":
+        y = f * np.linspace(-1, 1, count)[:, None] + 0.5 * rng.normal(size=(count, n))
+    elif count > 1:
+        y = (f + 0.5 * rng.normal(size=(count, n)) > 0).astype(float)
     else:
-        count, y = 1, (f + 0.5 * rng.normal(size=n) > 0).astype(float)
+        y = (f + 0.5 * rng.normal(size=n) > 0).astype(float)
     latent = ToySeveral(n, count, likelihood, flat, order)
     return Several(latent, {"x": x, "y": y}, "softmax" if closed else None)
 

@@ -12,6 +12,7 @@ import pytest
 
 from probkit.inference.gaussian import _cvi, _gp_laplace, _several_cvi, _several_laplace
 from probkit.inference.gaussian import _several_rule as rule
+from probkit.inference.gaussian import _several_tilted as tilted
 from probkit.inference.gaussian._conditioning import Sites
 from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._several_algebra import condition, positive
@@ -354,7 +355,8 @@ def test_tilted_terms_much_narrower_than_the_normal():
     half = rng.normal(size=(6, 3, 3))
     v = jnp.asarray(np.moveaxis(half @ half.transpose(0, 2, 1) + 0.1 * np.eye(3), 0, -1)) * 4.0
     m = jnp.asarray(rng.normal(size=(3, 6)))
-    label = lambda c: rule.log_tilted(lambda f: jax.nn.log_softmax(f, axis=0)[c], m, v)  # noqa: E731
+    log_tilted = lambda fn, m, v: tilted.log_mass(fn, tilted.place(fn, m, v))  # noqa: E731
+    label = lambda c: log_tilted(lambda f: jax.nn.log_softmax(f, axis=0)[c], m, v)  # noqa: E731
     total = jax.jit(jax.vmap(label))(jnp.arange(3))
     np.testing.assert_allclose(np.sum(np.exp(total), axis=0), 1.0, atol=2e-4)
     y = jnp.asarray(rng.normal(size=6))
@@ -362,7 +364,7 @@ def test_tilted_terms_much_narrower_than_the_normal():
     def narrow(f):
         return -0.5 * ((y - f[0]) / 0.01) ** 2 - 0.5 * f[1] ** 2
 
-    got = jax.jit(lambda: rule.log_tilted(narrow, m[:2], v[:2, :2]))()
+    got = jax.jit(lambda: log_tilted(narrow, m[:2], v[:2, :2]))()
     noisy = np.moveaxis(np.asarray(v[:2, :2]), -1, 0) + np.diag([1e-4, 1.0])
     gap = np.stack([np.asarray(y - m[0]), -np.asarray(m[1])], -1)
     solved = np.linalg.solve(noisy, gap[..., None])[..., 0]

@@ -76,6 +76,58 @@ def ep(K: np.ndarray, m: np.ndarray, logs: Terms) -> Twin:
     return Twin(float(log_g + np.sum(log_z + phi)), mean, cov)
 
 
+def several_ep(
+    K: np.ndarray,
+    m: np.ndarray,
+    logs: Callable[[np.ndarray, int], np.ndarray],
+    count: int,
+    nodes: int,
+) -> tuple[Twin, np.ndarray, np.ndarray]:
+    """EP with sites of whole rows; vectors have ``C n`` entries, process after process.
+
+    ``logs(f, i)`` are the i-th row's log terms at ``f`` ``(points, C)``. Moments are those of a
+    plain grid. Also returned are the sites' shifts ``(n, C)`` and precisions ``(n, C, C)``.
+    """
+    n = len(m) // count
+    rows = [np.arange(count) * n + i for i in range(n)]
+    line = np.linspace(-9.0, 9.0, nodes)
+    grid = np.stack([g.ravel() for g in np.meshgrid(*[line] * count, indexing="ij")], -1)
+    weight = -0.5 * np.sum(grid**2, axis=1) - 0.5 * count * np.log(2 * np.pi)
+    weight += count * np.log(line[1] - line[0])
+    l1, l2 = np.zeros((n, count)), np.zeros((n, count, count))
+    inverse = np.linalg.inv(K)
+    phi = lambda shift, cov: 0.5 * (shift @ cov @ shift + np.linalg.slogdet(cov)[1])  # noqa: E731
+    for _ in range(300):
+        precision, shift = inverse.copy(), inverse @ m
+        for i, at in enumerate(rows):
+            precision[np.ix_(at, at)] += l2[i]
+            shift[at] += l1[i]
+        cov = np.linalg.inv(precision)
+        mean = cov @ shift
+        total = phi(shift, cov) - phi(inverse @ m, K)
+        gap = 0.0
+        new1, new2 = l1.copy(), l2.copy()
+        for i, at in enumerate(rows):
+            own = np.linalg.inv(cov[np.ix_(at, at)])
+            out = np.linalg.inv(own - l2[i])
+            away = own @ mean[at] - l1[i]
+            f = out @ away + grid @ np.linalg.cholesky(out).T
+            log = weight + logs(f, i)
+            log_z = logsumexp(log)
+            share = np.exp(log - log_z)
+            first = share @ f
+            tilted_cov = (f * share[:, None]).T @ f - np.outer(first, first)
+            total += log_z + phi(away, out) - phi(own @ mean[at], cov[np.ix_(at, at)])
+            back = np.linalg.inv(tilted_cov)
+            new2[i] = back - np.linalg.inv(out)
+            new1[i] = back @ first - away
+            gap = max(gap, np.abs(new1[i] - l1[i]).max(), np.abs(new2[i] - l2[i]).max())
+        l1, l2 = l1 + 0.7 * (new1 - l1), l2 + 0.7 * (new2 - l2)
+        if gap < 1e-9:
+            break
+    return Twin(float(total), mean, cov), l1, l2
+
+
 def variational(K: np.ndarray, m: np.ndarray, logs: Terms) -> Twin:
     """The best Gaussian: derivatives of expectations by those of the normal density."""
     l1, l2 = np.zeros((2, len(m)))
