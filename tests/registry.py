@@ -13,6 +13,7 @@ permuted or rotated problem is the same program with other numbers, and compiles
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -292,10 +293,19 @@ REGISTRY: tuple[Row, ...] = (
 POINTS, NOISE = 20, 0.3
 PROCESS_COORDS = {"row": [f"r{i}" for i in range(POINTS)]}
 
-process = pk.Model(
-    f=pk.gp(lambda: pk.kernels.Matern32(1.0), at="x", mean=0.5, dims="row"),
-    y=pk.rv(lambda f: dist.Normal(f, NOISE), dims="row"),
-)
+
+@functools.cache
+def process(shares: tuple[float, ...] = (1.0,), **options: Any) -> pk.Model:
+    """A regression on a process, or on two with shares of its variance and its mean."""
+
+    def part(share: float) -> Any:
+        kernel = lambda: pk.kernels.Matern32(1.0, share)  # noqa: E731
+        return pk.gp(kernel, at="x", mean=0.5 * share, dims="row", **options)
+
+    if len(shares) == 1:
+        return pk.Model(f=part(1.0), y=pk.rv(lambda f: dist.Normal(f, NOISE), dims="row"))
+    y = pk.rv(lambda f, g: dist.Normal(f + g, NOISE), dims="row")
+    return pk.Model(f=part(shares[0]), g=part(shares[1]), y=y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,10 +332,10 @@ class Curve:
     def mean(self) -> np.ndarray:
         return 0.5 + self.covariance @ np.linalg.solve(self.noisy, self.y - 0.5)
 
-    @property
-    def sd(self) -> np.ndarray:
-        shrunk = self.covariance @ np.linalg.solve(self.noisy, self.covariance)
-        return np.sqrt(np.diag(self.covariance - shrunk))
+    def sd(self, share: float = 1.0) -> np.ndarray:
+        """Of a process with that share of the variance."""
+        part = share * self.covariance
+        return np.sqrt(np.diag(part - part @ np.linalg.solve(self.noisy, part)))
 
     @property
     def log_evidence(self) -> float:
@@ -363,6 +373,8 @@ class ProcessRow:
         site: what its draws are of.
         quick: whether its fits are in the normal tests (the others take the same road).
         groups: whether its ArviZ groups are too.
+        shares: of the processes that the problem is one of.
+        eager: whether a step without jit takes seconds (nested nodes take minutes).
     """
 
     name: str
@@ -373,6 +385,8 @@ class ProcessRow:
     site: str = "f"
     quick: bool = True
     groups: bool = False
+    shares: tuple[float, ...] = (1.0,)
+    eager: bool = True
 
 
 def _dense(method: type) -> Callable[..., Any]:
@@ -417,6 +431,18 @@ PROCESSES: tuple[ProcessRow, ...] = (
         quick=False,
     ),
     ProcessRow("HybridEP", _dense(pk.HybridEP), ("max_step", "max_steps"), _STARTS, quick=False),
+    *(
+        ProcessRow(
+            f"{method.__name__}-pair",
+            _dense(method),
+            ("start", "starts"),
+            _STARTS,
+            quick=False,
+            shares=(0.8, 0.2),
+            eager=method not in (pk.EP, pk.HybridEP),
+        )
+        for method in (pk.EP, pk.CVI, pk.HybridEP, pk.GPLaplace)
+    ),
     ProcessRow(
         "SVGP",
         _sparse(pk.SVGP),

@@ -41,7 +41,13 @@ def fit(row: ProcessRow, change: str = "identity", seed: Any = 0, **more: Any) -
     data = CURVES[change](curve())
     method = row.make(data)
     return pk.fit(
-        process, data.data, coords=PROCESS_COORDS, method=method, seed=seed, progress=False, **more
+        process(row.shares),
+        data.data,
+        coords=PROCESS_COORDS,
+        method=method,
+        seed=seed,
+        progress=False,
+        **more,
     )
 
 
@@ -57,8 +63,10 @@ def test_right_answer_in_any_order_and_place(row, change):
     stats = found.approximation.stats
     assert found.status is Status.OK and found.check().ok
     assert abs(stats["log_evidence"] - truth.log_evidence) < row.tolerance
-    np.testing.assert_allclose(stats["f_mean"], truth.mean, atol=row.tolerance)
-    np.testing.assert_allclose(stats["f_sd"], truth.sd, atol=row.tolerance)
+    for k, share in enumerate(row.shares):
+        mean, sd = (np.atleast_2d(stats[name])[k] for name in ("f_mean", "f_sd"))
+        np.testing.assert_allclose(mean, share * truth.mean, atol=row.tolerance)
+        np.testing.assert_allclose(sd, truth.sd(share), atol=row.tolerance)
     # Leave-one-out densities: those of a regression on the other rows.
     inverse = np.linalg.inv(truth.noisy)
     var = 1.0 / np.diag(inverse)
@@ -69,10 +77,11 @@ def test_right_answer_in_any_order_and_place(row, change):
 @fits
 def test_draws_are_those_of_the_posterior_and_of_their_seed(row):
     values, truth = fitted(row).values[row.site][0], curve()
-    mean = truth.mean - (0.5 if row.site == "f_inducing" else 0.0)
+    mean, sd = row.shares[0] * truth.mean, truth.sd(row.shares[0])
+    mean = mean - (0.5 if row.site == "f_inducing" else 0.0)
     # 20 means and sds of 300 draws, within five standard errors.
-    assert np.all(np.abs(values.mean(0) - mean) < 5 * truth.sd / np.sqrt(300) + 1e-3)
-    assert np.all(np.abs(values.std(0) / truth.sd - 1) < 5 / np.sqrt(600))
+    assert np.all(np.abs(values.mean(0) - mean) < 5 * sd / np.sqrt(300) + 1e-3)
+    assert np.all(np.abs(values.std(0) / sd - 1) < 5 / np.sqrt(600))
     np.testing.assert_array_equal(values, fit(row).values[row.site][0])
     other = fit(row, seed=1).values[row.site][0]
     assert not np.any(np.all(values == other, axis=-1))
@@ -85,7 +94,7 @@ def test_a_refit_compiles_nothing(row, monkeypatch):
     new = curve(seed=7)
     with Compiles() as counter:
         again = pk.fit(
-            process,
+            process(row.shares),
             new.data,
             coords=PROCESS_COORDS,
             method=row.make(new, draws=300),
@@ -109,7 +118,9 @@ def test_resuming_changes_nothing(row):
     rest = fit(row, resume=broken.state)
     whole = fitted(row)
     assert rest.status is Status.OK
-    np.testing.assert_array_equal(rest.values[row.site], whole.values[row.site])
+    # Sites that are searched for, not known, move by rounding errors when they are looked at again.
+    room = 0.0 if len(row.shares) == 1 else 1e-12
+    np.testing.assert_allclose(rest.values[row.site], whole.values[row.site], rtol=0, atol=room)
 
 
 @grouped
@@ -138,21 +149,21 @@ def test_arviz_groups_are_complete(row):
 @every
 def test_float32(row):
     """Single precision where the model asks for it: no NaN, and the answer to four digits."""
-    f = pk.gp(lambda: pk.kernels.Matern32(1.0), at="x", mean=0.5, dims="row", precision="single")
-    truth = curve()
-    found = pk.fit(process.replace(f=f), truth.data, method=row.make(truth), progress=False)
+    truth, model = curve(), process(row.shares, precision="single")
+    found = pk.fit(model, truth.data, method=row.make(truth), progress=False)
     assert found.target.dtype == np.float32 and found.values[row.site].dtype == np.float32
     stats = found.approximation.stats
     assert abs(stats["log_evidence"] - truth.log_evidence) < 5e-3
-    np.testing.assert_allclose(stats["f_mean"], truth.mean, atol=2e-3)
+    mean = np.atleast_2d(stats["f_mean"])[0]
+    np.testing.assert_allclose(mean, row.shares[0] * truth.mean, atol=2e-3)
     assert not jax.config.jax_enable_x64
 
 
 @slow
-@every
+@pytest.mark.parametrize("row", [r for r in PROCESSES if r.eager], ids=lambda row: row.name)
 def test_one_step_is_the_same_without_jit(row):
     truth = curve()
-    target = process.bind(truth.data).without_labels()
+    target = process(row.shares).bind(truth.data).without_labels()
     leaves, treedef = jax.tree.flatten(row.make(truth))
     with jax.enable_x64(True):
         leaves = [jnp.asarray(x) for x in leaves]

@@ -12,8 +12,8 @@ and the site that matches the tilted moments ``m_c + T_c e``, ``T_c S T_c'`` (`_
     Lambda* = T_c^-T (S^-1 - I) T_c^-1 / a,     lambda1* = T_c^-T e / a + Lambda* (m_c + T_c e).
 
 All rows move at once, damped. Terms that are not log-concave can ask for blocks with negative
-eigenvalues, which the fixed point has: without them means and sds are two to four times further
-from the truth where noise varies. A step after which the posterior or a cavity is not a
+eigenvalues, which the fixed point has: where noise varies, means without them are up to four times
+as far from the truth, and sds up to twice. A step after which the posterior or a cavity is not a
 distribution is undone and halved. Where no step is left, blocks lose their negative part in units
 of the prior's sds, as the engine for one vector has it, with the shift that still matches the
 means; then every cavity is a distribution, and the search nearly always ends.
@@ -54,7 +54,7 @@ from probkit.inference.gaussian._several_algebra import (
 )
 from probkit.inference.gaussian._several_cavities import Cavity, cavities, proper
 from probkit.inference.gaussian._several_problem import Several
-from probkit.inference.gaussian._several_tilted import Match, Placed
+from probkit.inference.gaussian._several_tilted import Match, Placed, inverses
 
 
 def solve(
@@ -130,9 +130,10 @@ def frozen(found: Energy, power: float) -> Adjoint:
     cov = by_row(out.cov)
     gap = (out.mean + times(out.cov, match.d1) - at.mu).T
     apart = cov + cov @ by_row(match.d2) @ cov - v + gap[:, :, None] * gap[:, None, :]
-    first = jnp.linalg.solve(v, gap[..., None])[..., 0].T / power
-    second = jnp.linalg.solve(v, jnp.swapaxes(jnp.linalg.solve(v, apart), 1, 2))
-    second = by_process(0.25 * (second + jnp.swapaxes(second, 1, 2))) / power
+    up = inverses(jnp.linalg.cholesky(v))
+    inverse = jnp.swapaxes(up, 1, 2) @ up
+    first = (inverse @ gap[..., None])[..., 0].T / power
+    second = by_process(0.5 * inverse @ apart @ inverse) / power
     sigma = jnp.einsum("xai,xbj->aibj", at.half, at.half)
     count, n = at.mu.shape
     eye = jnp.eye(count * n, dtype=v.dtype).reshape(sigma.shape)

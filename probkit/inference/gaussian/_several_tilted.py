@@ -92,7 +92,8 @@ class Placed(NamedTuple):
     log_size: Array
 
 
-def _inverses(tril: Array) -> Array:
+def inverses(tril: Array) -> Array:
+    """Of lower triangular matrices, ``(n, C, C)``."""
     eye = jnp.eye(tril.shape[1], dtype=tril.dtype)
     return jax.vmap(lambda t: solve_triangular(t, eye, lower=True))(tril)
 
@@ -204,7 +205,7 @@ class _Outer(NamedTuple):
     """A first coordinate: where it is, how it is spread, and what it means for the other.
 
     Attributes:
-        turn: a rotation, ``z = turn z'`` of the coordinates ``z'`` that it is the first of.
+        turn: orthogonal, ``z = turn z'`` for the coordinates ``z'`` that it is the first of.
         top: the mode in these, ``(n, C)``.
         aside: how far the mode along the second moves with the first, ``(n,)``.
         mean: mean of the first coordinate, ``(n,)``.
@@ -283,9 +284,11 @@ def place(fn: Rowwise, m: Array, v: Array) -> Placed:
         sampled = m.shape[0] not in PRODUCT
         again = _RECENTRED if sampled else 0
         return jax.lax.fori_loop(0, again, lambda _, at: _recentred(fn, at), around)
-    # With the functions exchanged the root is another one, T times a rotation.
-    other = jnp.linalg.cholesky(by_row(v[::-1, ::-1]))[:, ::-1]
-    turn = _inverses(tail) @ other
+    # With the functions exchanged the root is another one, T times a reflection. (In closed form:
+    # two batches of factors at the same time can wait for each other for ever, see ADR 15.)
+    low, high = tail[:, 1, 0], tail[:, 1, 1]
+    size = jnp.sqrt(low**2 + high**2)
+    turn = jnp.stack([low, high, high, -low], -1).reshape(-1, 2, 2) / size[:, None, None]
     plain = jnp.broadcast_to(jnp.eye(2, dtype=m.dtype), turn.shape)
     orders = jax.vmap(lambda turn: _outer(fn, m, tail, turn, top))(jnp.stack([plain, turn]))
     # Inside goes the coordinate in which the integrand is nearer to a normal.
@@ -373,7 +376,7 @@ def matched(of: Tilted) -> Match:
     eps = jnp.finfo(of.cov.dtype).eps
     values = jnp.maximum(values, 4.0 * eps * jnp.max(values, axis=1, keepdims=True))
     inverse = (vectors / values[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
-    up = _inverses(of.root)
+    up = inverses(of.root)
 
     def outside(inside: Array) -> Array:
         return by_process(jnp.swapaxes(up, 1, 2) @ inside @ up)
