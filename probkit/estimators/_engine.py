@@ -27,7 +27,7 @@ from probkit import _fit
 from probkit.core import Inference, Target, check_choice
 from probkit.core._programs import compiled
 from probkit.core._trees import in_precision
-from probkit.estimators._kernels import KernelPlan, kernel_plan
+from probkit.estimators._kernels import KernelPlan, kernel_plan, sized
 from probkit.inference import (
     CVI,
     EP,
@@ -172,12 +172,12 @@ class Fitted:
         )
         out = [
             [self._block(theta, weights, block) for block in blocks]
-            for theta, weights in zip(self.theta, self._weights(), strict=True)
+            for theta, weights in zip(self.theta, self.weights(), strict=True)
         ]
         mean, var = np.moveaxis(np.asarray(out), 2, 0).reshape(2, len(self.theta), -1)
         return mean[:, :n], var[:, :n]
 
-    def _weights(self) -> Iterable[tuple[Any, Any]]:
+    def weights(self) -> Iterable[tuple[Any, Any]]:
         """For each draw what predictions are linear in; kept where there is one draw only."""
         if self.basis is not None:
             return [self.basis[1:]]
@@ -258,7 +258,8 @@ def columns_of(
     if gaussian:
         data["level"] = np.asarray(level)
     if plan.start.size:
-        data["start"] = plan.start
+        sizes = gaussian and plan.given
+        data["start"] = sized(plan, x, float(data["spread"])) if sizes else plan.start
     return data
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from probkit.models.kernels._arccosine import ArcCosine
-from probkit.models.kernels._gpjax import Adapted, is_gpjax
+from probkit.models.kernels._gpjax import Adapted, Built, is_gpjax
 from probkit.models.kernels._kernel import Kernel
 from probkit.models.kernels._networks import NTK
 from probkit.models.kernels._radial import Matern12
@@ -51,6 +51,8 @@ def _parts(kernel: Any) -> Iterator[Any]:
 def _rough(kernel: Any) -> str:
     """The kernel's own name where it is rough; its parts are not looked at."""
     name = type(kernel).__name__
+    if isinstance(kernel, Built):
+        return "" if kernel.name in _SMOOTH else kernel.name
     if is_gpjax(kernel):
         return "" if name in (*_SMOOTH, *_HOLDERS) else f"{name} of GPJax"
     if isinstance(kernel, Adapted):
