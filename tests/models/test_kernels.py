@@ -324,6 +324,11 @@ MISTAKES = {
     "no kind": (lambda: kernels.Derivative(kernels.RBF())(0.0, 1.0), "at="),
     "columns": (lambda: kernels.Columns(kernels.RBF(), 3)(jnp.ones(2), jnp.ones(2)), "at="),
     "weights": (lambda: kernels.ICM(kernels.RBF(), jnp.ones(2)), "outputs, rank"),
+    "scales": (lambda: kernels.RBF(jnp.ones(2))(0.0, 1.0), "each of the points' 1 coord"),
+    "more scales": (
+        lambda: cross_covariance(kernels.Matern32(jnp.ones(3)), jnp.ones((4, 2)), jnp.ones((4, 2))),
+        r"found shape \(3,\)",
+    ),
     "empty": (lambda: kernels.LCM([]), "at least one"),
 }
 
