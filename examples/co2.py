@@ -13,11 +13,11 @@ the years ahead. And the irregularities are those of a Matern kernel, which wand
 is sure of where it goes. ``--back`` repeats the forecast from earlier dates: the one from 1991 (the
 eruption of Pinatubo) was wrong for reasons that no earlier year had shown.
 
-The scales are point estimates; ``pk.Marginal()`` in place of ``pk.GPExact()`` averages over them and
-widens the intervals a little.
+The scales are point estimates; ``pk.Marginal()`` in place of ``pk.GPExact()`` averages over them
+and widens the intervals a little.
 
-Run it with ``python examples/co2.py [--quick] [--back]``. It prints the verdict, what was learnt and
-the forecast against what came, and writes ``co2.png``.
+Run it with ``python examples/co2.py [--quick] [--back]``. It prints the verdict, what was learnt
+and the forecast against what came, and writes ``co2.png``.
 """
 
 from __future__ import annotations
