@@ -172,12 +172,12 @@ class Fitted:
         )
         out = [
             [self._block(theta, weights, block) for block in blocks]
-            for theta, weights in zip(self.theta, self.weights(), strict=True)
+            for theta, weights in zip(self.theta, self._weights(), strict=True)
         ]
         mean, var = np.moveaxis(np.asarray(out), 2, 0).reshape(2, len(self.theta), -1)
         return mean[:, :n], var[:, :n]
 
-    def weights(self) -> Iterable[tuple[Any, Any]]:
+    def _weights(self) -> Iterable[tuple[Any, Any]]:
         """For each draw what predictions are linear in; kept where there is one draw only."""
         if self.basis is not None:
             return [self.basis[1:]]
@@ -258,7 +258,7 @@ def columns_of(
     if gaussian:
         data["level"] = np.asarray(level)
     if plan.start.size:
-        sizes = gaussian and plan.given
+        sizes = plan.given and "level" in data
         data["start"] = sized(plan, x, float(data["spread"])) if sizes else plan.start
     return data
 

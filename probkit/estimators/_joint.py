@@ -35,7 +35,7 @@ def covariances(fit: Fitted, x: np.ndarray) -> Iterator[np.ndarray]:
         cross = half @ latent.cross_covariance(theta, near, points, arrays)
         return latent.cross_covariance(theta, points, points, arrays) - cross.T @ cross
 
-    for theta, (_, half) in zip(fit.theta, fit.weights(), strict=True):
+    for theta, (_, half) in zip(fit.theta, fit._weights(), strict=True):
         with in_precision(np.float64):
             args = (theta, fit.target.arrays, half, near, points)
             whole = np.asarray(compiled(program, "gp_joint", "", fn, args)(*args))
