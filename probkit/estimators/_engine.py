@@ -27,7 +27,7 @@ from probkit import _fit
 from probkit.core import Inference, Target, check_choice
 from probkit.core._programs import compiled
 from probkit.core._trees import in_precision
-from probkit.estimators._kernels import KernelPlan, kernel_plan
+from probkit.estimators._kernels import KernelPlan, kernel_plan, sized
 from probkit.inference import (
     CVI,
     EP,
@@ -258,7 +258,8 @@ def columns_of(
     if gaussian:
         data["level"] = np.asarray(level)
     if plan.start.size:
-        data["start"] = plan.start
+        sizes = plan.given and "level" in data
+        data["start"] = sized(plan, x, float(data["spread"])) if sizes else plan.start
     return data
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from probkit.estimators._sklearn import GPEstimator, RegressorMixin, inputs, seed_of, training
+from probkit.estimators._sklearn import (
+    GPEstimator,
+    RegressorMixin,
+    generator,
+    inputs,
+    seed_of,
+    training,
+)
 
 
 class GPRegressor(RegressorMixin, GPEstimator):
@@ -17,8 +24,9 @@ class GPRegressor(RegressorMixin, GPEstimator):
 
     Args:
         kernel: ``"rbf"``, ``"matern12"``, ``"matern32"``, ``"matern52"`` or ``"matern92"``; a
-            kernel of `probkit.kernels`, whose numbers are learnt; or a function of positive
-            hyperparameters that returns one.
+            kernel of `probkit.kernels`, whose numbers are learnt, each up to a positive factor; or
+            a function of positive hyperparameters that returns one, whose defaults (or 1) are where
+            the search begins. The numbers that set the function's size begin at the outcomes'.
         inference: ``"auto"`` (exact), ``"exact"``, ``"laplace"``, ``"ep"``, ``"cvi"`` or
             ``"hybrid"`` (for normal noise they agree), ``"nuts"`` (draws of the hyperparameters,
             the function integrated out), ``"svgp"``, ``"tsvgp"`` or ``"sparse_hybrid"`` (inducing
@@ -29,7 +37,8 @@ class GPRegressor(RegressorMixin, GPEstimator):
         random_state: seed of the search's starts, an int or a ``RandomState``.
 
     Attributes:
-        hyperparameters_: their values by name, in the units of the data.
+        hyperparameters_: their values by name, in the units of the data (for a kernel object by
+            their places in it: ``left.lengthscale``).
         log_marginal_likelihood_value_: log evidence at them (not with NUTS).
         posterior_: the `probkit.Posterior`; it is not pickled.
         n_features_in_, feature_names_in_: as in scikit-learn.
@@ -68,18 +77,50 @@ class GPRegressor(RegressorMixin, GPEstimator):
         self.log_marginal_likelihood_value_ = None if found is None else found.log_evidence
         return self
 
-    def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Predicted means ``(n*,)``; with ``return_std`` also sds of a new outcome, noise included.
+    def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:
+        """Predicted means ``(n*,)``, and on request their sds or covariance, noise included.
 
-        The sd is that of an observation at ``X``: the function's and the noise's together.
+        Args:
+            X: rows, ``(n*, d)``.
+            return_std: also the sds ``(n*,)`` of new outcomes, the function's and the noise's.
+            return_cov: also the covariance ``(n*, n*)`` of new outcomes; its diagonal is the square
+                of these sds. Costs O(n n*^2), and O(n*^2) memory.
+
+        Raises:
+            ValueError: both were asked for.
         """
+        from probkit.estimators import _joint
+
+        if return_std and return_cov:
+            raise ValueError(
+                "GPRegressor.predict: expected one of return_std and return_cov, found both; the "
+                "sds are np.sqrt(np.diag(covariance))"
+            )
         x = inputs(self, X)
         at = self._fitted
-        mean, var = at.predict(x)
-        level, spread = float(at.data["level"]), float(at.data["spread"])
-        noise = (spread * np.exp(at.theta[:, -1:])) ** 2
-        centre = np.mean(mean, axis=0)
+        level = float(at.data["level"])
+        if return_cov:
+            mean, cov = _joint.mean_and_covariance(at, x)
+            return level + mean, cov + np.mean(self._noise() ** 2) * np.eye(len(x))
+        means, var = at.predict(x)
+        centre = np.mean(means, axis=0)
         if not return_std:
             return level + centre
-        between = np.mean((mean - centre) ** 2, axis=0)
-        return level + centre, np.sqrt(np.mean(var + noise, axis=0) + between)
+        between = np.mean((means - centre) ** 2, axis=0)
+        return level + centre, np.sqrt(np.mean(var, axis=0) + np.mean(self._noise() ** 2) + between)
+
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
+        """Draws of new outcomes at rows ``(n*, d)``, noise included: ``(n*, n_samples)``.
+
+        Outcomes of one draw share the function (and, with NUTS, the hyperparameters).
+        """
+        from probkit.estimators import _joint
+
+        x, rng = inputs(self, X), generator(random_state)
+        f, which = _joint.sample(self._fitted, x, n_samples, rng)
+        noise = self._noise()[which] * rng.standard_normal(f.shape)
+        return float(self._fitted.data["level"]) + f + noise
+
+    def _noise(self) -> np.ndarray:
+        """The noise's sd, one for each draw of the hyperparameters."""
+        return float(self._fitted.data["spread"]) * np.exp(self._fitted.theta[:, -1])

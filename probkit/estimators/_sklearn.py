@@ -56,4 +56,9 @@ def inputs(estimator: Any, X: Any) -> np.ndarray:
 
 def seed_of(random_state: Any) -> int:
     """A whole number from a seed, a ``RandomState`` or None."""
-    return int(check_random_state(random_state).randint(2**31 - 1))
+    return int(generator(random_state).randint(2**31 - 1))
+
+
+def generator(random_state: Any) -> np.random.RandomState:
+    """A ``RandomState`` from a seed, itself or None."""
+    return check_random_state(random_state)

@@ -31,6 +31,7 @@ from probkit.core._trees import in_precision
 from probkit.models._nodes import Node, RandomVariable, names, signature_of
 from probkit.models.kernels._gpjax import is_gpjax, is_gpjax_mean, mean_values
 from probkit.models.kernels._kernel import Kernel, as_kernel, cross_covariance
+from probkit.models.kernels._kinds import check_kinds
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +60,9 @@ class ProcessFunction:
     jitter: float | None
 
     def __call__(self, **values: Any) -> dist.MultivariateNormal:
-        x = self.points(values)
-        gram = cross_covariance(self.kernel_of(values), x, x)
+        x, kernel = self.points(values), self.kernel_of(values)
+        self._check_kinds(kernel, values)
+        gram = cross_covariance(kernel, x, x)
         tril = jnp.linalg.cholesky(gram + self.noise(gram) * jnp.eye(len(gram), dtype=gram.dtype))
         return dist.MultivariateNormal(self.mean_of(values), scale_tril=tril)
 
@@ -68,6 +70,13 @@ class ProcessFunction:
         """The kernel, given the parents' values."""
         made = self.kernel(**{k: values[k] for k in self.kernel_parents if k in values})
         return as_kernel(made, numbers=False)
+
+    def _check_kinds(self, kernel: Kernel, values: Mapping[str, Any]) -> None:
+        """Points are known while a model is inspected, and traced in its programs."""
+        columns = [values[k] for k in self.at]
+        if all(isinstance(c, np.ndarray) for c in columns):
+            x = np.stack(columns, axis=-1) if self.stacked else np.asarray(columns[0])
+            check_kinds(kernel, x.reshape(len(x), -1))
 
     def points(self, values: Mapping[str, Any]) -> Array:
         """The inputs, ``(n,)`` for one column, ``(n, d)`` for a list of them."""

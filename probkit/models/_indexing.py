@@ -129,7 +129,8 @@ def _walk(closed: Any, spans: list) -> tuple[list, list[tuple[_Span, int]]]:
             continue
         if eqn.primitive.name == "gather":
             faults += _beyond(eqn, values[1])
-        known[eqn.outvars[0]] = _apply(eqn, values)
+        if eqn.outvars:
+            known[eqn.outvars[0]] = _apply(eqn, values)
     return [read(x) for x in jaxpr.outvars], faults
 
 
@@ -153,11 +154,13 @@ def _apply(eqn: Any, values: list) -> Any:
     if name == "concatenate":
         # Only index columns that are set side by side are kept apart.
         widths = [x.aval.shape[eqn.params["dimension"]] for x in eqn.invars]
-        return _Parts(tuple(values)) if all(w == 1 for w in widths) else None
+        if any(w != 1 for w in widths) or any(isinstance(v, _Parts) for v in values):
+            return None
+        return _Parts(tuple(values))
     spans = [v for v in values if isinstance(v, _Span)]
     if name in _SAME:
         return values[0]
-    if len(spans) < len(values):
+    if not spans or len(spans) < len(values):
         return None
     column = next((s.column for s in spans if s.column is not None), None)
     a, b = spans[0], spans[-1]

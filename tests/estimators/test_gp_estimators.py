@@ -61,6 +61,8 @@ def test_regression_is_scikit_learns(regressor: Any) -> None:
     np.testing.assert_allclose(std, sd_truth, atol=1e-8)
     value = regressor.log_marginal_likelihood_value_
     assert abs(value - peer.log_marginal_likelihood_value_) < 1e-7
+    _, cov = regressor.predict(NEW, return_cov=True)
+    np.testing.assert_allclose(cov, peer.predict(NEW, return_cov=True)[1], atol=1e-8)
     assert regressor.score(X, Y) > 0.97
 
 
@@ -99,6 +101,44 @@ def test_kernels_as_objects_and_functions() -> None:
     wide = pk.estimators.GPRegressor(ard=True, random_state=0).fit(X, Y)
     # The second column says nothing: its length scale is longer.
     assert wide.hyperparameters_["length[1]"] > 2.0 * wide.hyperparameters_["length[0]"]
+
+
+def test_outcomes_of_any_size_with_a_kernel_of_ones_own() -> None:
+    """Kernels whose variance is far from that of the outcomes, GPJax's among them."""
+    big = 500.0 * Y
+    for kernel in (
+        pk.kernels.RBF(0.5) + pk.kernels.Linear(1.0),
+        pk.kernels.RationalQuadratic(),
+        lambda scale, size: pk.kernels.RBF(scale, size**2),
+    ):
+        found = pk.estimators.GPRegressor(kernel, random_state=0).fit(X, big)
+        assert found.score(X, big) > 0.97
+    # A default is where a function's number begins.
+    begun = pk.estimators.GPRegressor(
+        lambda scale=0.3: pk.kernels.RBF(scale), random_state=0, options={"max_steps": 1}
+    )
+    assert begun.fit(X, Y).hyperparameters_["scale"] < 0.9
+    sizes = pk.estimators.GPRegressor(
+        pk.kernels.Linear(2.0) * pk.kernels.PoweredExponential(0.4, 1.5), random_state=0
+    )
+    assert set(sizes.fit(X, Y).hyperparameters_) == {
+        "left.variance",
+        "right.lengthscale",
+        "right.variance",
+        "noise",
+    }
+
+
+def test_draws_have_the_predicted_moments(regressor: Any) -> None:
+    """20,000 draws: means within 5 of their standard errors, covariances within 5 %."""
+    near = np.concatenate([NEW[:3], NEW[:1]])  # one row twice: it shares the function
+    mean, cov = regressor.predict(near, return_cov=True)
+    drawn = regressor.sample_y(near, 20_000, random_state=1)
+    sd = np.sqrt(np.diag(cov))
+    assert np.all(np.abs(drawn.mean(axis=1) - mean) < 5 * sd / np.sqrt(20_000))
+    np.testing.assert_allclose(np.cov(drawn), cov, atol=0.05 * sd.max() ** 2)
+    with pytest.raises(ValueError, match="return_std and return_cov"):
+        regressor.predict(near, return_std=True, return_cov=True)
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,33 @@ def test_a_kernel_that_is_none_is_named_at_bind():
     )
     with pytest.raises(TypeError, match="site 'f'.*two points"):
         made.bind({"x": X, "y": Y})
+
+
+def test_inputs_may_be_whole_numbers():
+    years = np.array([1990, 1991, 1994, 1995, 1999])
+    bound = model().bind({"x": years, "y": Y})
+    same = model().bind({"x": years.astype(float), "y": Y})
+    z = jax.tree.map(lambda v: v + 0.1, bound.example)
+    assert float(bound.log_density(z)) == pytest.approx(float(same.log_density(z)))
+
+
+OUTPUTS = {
+    "ICM": lambda: pk.kernels.ICM(pk.kernels.RBF(), np.ones((2, 1))),
+    "LCM": lambda: pk.kernels.LCM([OUTPUTS["ICM"](), OUTPUTS["ICM"]()]),
+    "Derivative": lambda: 2.0 * pk.kernels.Derivative(pk.kernels.RBF()) + 1.0,
+    "Columns": lambda: pk.kernels.Columns(OUTPUTS["ICM"](), [0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("kinds", [[0, 1, 0, 1, 2], [0, 1, 0, 1, -1], [0.0, 0.5, 1.0, 0.0, 1.0]])
+def test_outputs_that_there_are_not_are_refused(name, kinds):
+    made = pk.Model(
+        f=pk.gp(OUTPUTS[name], at=["x", "kind"]),
+        y=pk.rv(lambda f: dist.Normal(f, 0.3), dims="row"),
+    )
+    right = made.bind({"x": X, "kind": [0, 1, 0, 1, 1], "y": Y})
+    with pytest.raises(ValueError, match=r"site 'f'.*expected (outputs|kinds).* among 0 to 1"):
+        made.bind({"x": X, "kind": kinds, "y": Y})
+    with pytest.raises(ValueError, match="count each"):
+        right.labels.rebind({"x": X, "kind": kinds}, like=right)

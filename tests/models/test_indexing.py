@@ -33,6 +33,7 @@ def bind(fn, **data):
         (lambda b, i, j: dist.Normal(b[i, j], 1.0), {"i": IDS, "j": IDS % 3}),
         (lambda a, i: dist.Normal(a[jnp.minimum(i, 9)], 1.0), {"i": IDS + 5}),
         (lambda b, j: dist.Normal(b[3, j], 1.0), {"j": IDS % 3}),
+        (lambda a, i: dist.Normal(jnp.eye(10)[i] @ a + jnp.arange(30), 1.0), {"i": IDS}),
     ],
 )
 def test_indices_within_their_axis_pass(fn, data):

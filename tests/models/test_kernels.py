@@ -222,8 +222,21 @@ def test_outputs_mix_by_their_coregionalisation():
     assert more[0, 1] == pytest.approx(gram[0, 1] + 2 * float(kernels.Matern32()(*x[:2, 0])))
 
 
-@pytest.mark.parametrize("kernel", [kernels.RBF(0.7), kernels.Matern32(0.7), kernels.Matern92(0.7)])
-def test_derivatives_have_the_covariance_of_finite_differences(kernel):
+SMOOTH = {
+    "RBF": kernels.RBF(0.7),
+    "Matern32": kernels.Matern32(0.7),
+    "Matern92": kernels.Matern92(0.7),
+    "ArcCosine1": kernels.ArcCosine(1, 1.3, 0.7, 0.4),
+    "ArcCosine2": kernels.ArcCosine(2, 1.3, 0.7, 0.4),
+    "NNGP relu": kernels.NNGP(2, "relu", 1.2, 0.3),
+    "NNGP erf": kernels.NNGP(2, "erf", 1.2, 0.3),
+    "NTK erf": kernels.NTK(2, "erf", 1.2, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_derivatives_have_the_covariance_of_finite_differences(name):
+    kernel = SMOOTH[name]
     step = 1e-4
     base = cross_covariance
     x = np.array([[0.1, 0.4], [0.5, -0.3], [0.1, 0.4]])
@@ -246,10 +259,27 @@ def test_derivatives_have_the_covariance_of_finite_differences(kernel):
         spread[i, 2 * i : 2 * i + 2] = pair
     gram = np.asarray(base(kernel, jnp.asarray(np.array(places)), jnp.asarray(np.array(places))))
     want = spread @ gram @ spread.T
-    rough = 5e-3 if isinstance(kernel, kernels.Matern32) else 1e-5  # k'' has a cusp for nu = 3/2
+    # k'' has a cusp at zero distance for nu = 3/2, and for one layer of ReLU units.
+    rough = 5e-3 if name in ("Matern32", "ArcCosine1", "NNGP relu") else 1e-5
     np.testing.assert_allclose(got, want, atol=rough * np.abs(want).max())
     # The two equal points make it singular, and no more than that.
     assert np.linalg.eigvalsh(got).min() > -1e-12 * got.max()
+
+
+ROUGH = {
+    "Matern12": kernels.RBF() + 2.0 * kernels.Matern12(),
+    "White": kernels.RBF() + kernels.White(),
+    "PoweredExponential": kernels.PoweredExponential(),
+    "ArcCosine of order 0": kernels.Deep(network, kernels.ArcCosine(0)),
+    "NTK with activation 'relu'": kernels.Columns(kernels.NTK(), [0]),
+    "SpectralMixture with df=1": kernels.SpectralMixture(np.ones(1), np.ones(1), 1.0, df=1),
+}
+
+
+@pytest.mark.parametrize("name", ROUGH)
+def test_processes_without_derivatives_are_refused(name):
+    with pytest.raises(ValueError, match=f"found {name}"):
+        kernels.Derivative(ROUGH[name])
 
 
 def test_tanimoto_is_the_jaccard_index_of_sets():
@@ -294,6 +324,11 @@ MISTAKES = {
     "no kind": (lambda: kernels.Derivative(kernels.RBF())(0.0, 1.0), "at="),
     "columns": (lambda: kernels.Columns(kernels.RBF(), 3)(jnp.ones(2), jnp.ones(2)), "at="),
     "weights": (lambda: kernels.ICM(kernels.RBF(), jnp.ones(2)), "outputs, rank"),
+    "scales": (lambda: kernels.RBF(jnp.ones(2))(0.0, 1.0), "each of the points' 1 coord"),
+    "more scales": (
+        lambda: cross_covariance(kernels.Matern32(jnp.ones(3)), jnp.ones((4, 2)), jnp.ones((4, 2))),
+        r"found shape \(3,\)",
+    ),
     "empty": (lambda: kernels.LCM([]), "at least one"),
 }
 

@@ -67,12 +67,15 @@ def correlation(xx: Array, xy: Array, yy: Array) -> tuple[Array, Array]:
     """``xy / sqrt(xx yy)`` in [-1, 1] (0 where a variance is 0), and ``sqrt(xx yy)``.
 
     Within its rounding error of 1 it is 1: arccos would turn an error of eps into one of sqrt(eps).
+    Its derivatives are those of the quotient there too: the slopes of a process need them where
+    points coincide.
     """
     product = xx * yy
     some = product > 0
     lengths = jnp.sqrt(jnp.where(some, product, 1.0))
     c = jnp.where(some, xy / lengths, 0.0)
-    c = jnp.where(c > 1.0 - 8.0 * jnp.finfo(c.dtype).eps, 1.0, jnp.maximum(c, -1.0))
+    inside = jnp.where(c > 1.0 - 8.0 * jnp.finfo(c.dtype).eps, 1.0, jnp.maximum(c, -1.0))
+    c = c + jax.lax.stop_gradient(inside - c)
     return c, jnp.where(some, lengths, 0.0)
 
 

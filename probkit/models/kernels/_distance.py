@@ -28,6 +28,7 @@ _BLOCK = 16  # coordinates that one pass over the pairs adds up
 def squared_distance(x: ArrayLike, y: ArrayLike, lengthscale: Any) -> Array:
     """``sum_d ((x_d - y_d) / l_d)^2`` of two points; one length scale, or one a coordinate."""
     gap = vector(x) - vector(y)
+    _check(lengthscale, len(gap))
     if jnp.ndim(lengthscale) == 0:
         # The distance itself is then a constant to the length scale's derivative: in d dimensions
         # that is d times less work on the way back.
@@ -39,9 +40,20 @@ def squared_distance(x: ArrayLike, y: ArrayLike, lengthscale: Any) -> Array:
 def squared_distances(a: Array, b: Array, lengthscale: Any) -> Array:
     """`squared_distance` of all pairs: ``(n, m)`` of points ``(n,)`` or ``(n, d)``."""
     a, b = jax.vmap(vector)(a), jax.vmap(vector)(b)
+    _check(lengthscale, a.shape[1])
     if jnp.ndim(lengthscale) == 0:
         return between(a, b) / lengthscale**2
     return between(a / lengthscale, b / lengthscale)
+
+
+def _check(lengthscale: Any, d: int) -> None:
+    """Length scales of another number would be broadcast against the coordinates, unnoticed."""
+    shape = jnp.shape(lengthscale)
+    if shape not in ((), (1,), (d,)):
+        raise ValueError(
+            f"expected one length scale, or one for each of the points' {d} coordinates, found "
+            f"shape {shape}; list every input in at=[...], or give {d} of them"
+        )
 
 
 @jax.custom_jvp

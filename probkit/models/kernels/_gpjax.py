@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
@@ -47,10 +48,32 @@ def adapted(value: Any) -> Kernel:
     return Adapted(value)
 
 
-def _make(name: str, **parameters: Any) -> Kernel:
+class Built(Kernel):
+    """A kernel that GPJax makes of plain numbers when it is called.
+
+    Attributes:
+        name: its class.
+        parameters: its positive numbers (or arrays) by name.
+        fixed: arguments of another kind: a degree, a power with an upper limit.
+    """
+
+    name: str = eqx.field(static=True)
+    parameters: dict[str, Any]
+    fixed: dict[str, Any]
+
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
+        from gpjax import kernels
+
+        made = getattr(kernels, self.name)(**self.parameters, **self.fixed)
+        return jnp.asarray(made(vector(x), vector(y)))
+
+
+def _make(name: str, fixed: dict[str, Any] | None = None, **parameters: Any) -> Kernel:
     from gpjax import kernels
 
-    return Adapted(getattr(kernels, name)(**parameters))
+    made = Built(name, parameters, fixed or {})
+    getattr(kernels, name)(**parameters, **made.fixed)  # GPJax's own checks
+    return made
 
 
 def Linear(variance: Any = 1.0) -> Kernel:
@@ -74,12 +97,13 @@ def Periodic(lengthscale: Any = 1.0, period: Any = 1.0, variance: Any = 1.0) -> 
 
 def Polynomial(degree: int = 2, shift: Any = 1.0, variance: Any = 1.0) -> Kernel:
     """``(variance * x.y + shift) ** degree``. From GPJax."""
-    return _make("Polynomial", degree=degree, shift=shift, variance=variance)
+    return _make("Polynomial", {"degree": degree}, shift=shift, variance=variance)
 
 
 def PoweredExponential(lengthscale: Any = 1.0, power: Any = 1.0, variance: Any = 1.0) -> Kernel:
     """``variance * exp(-(|x - y| / lengthscale) ** power)``, a power of at most 2. From GPJax."""
-    return _make("PoweredExponential", lengthscale=lengthscale, power=power, variance=variance)
+    fixed = {"power": power}
+    return _make("PoweredExponential", fixed, lengthscale=lengthscale, variance=variance)
 
 
 def RationalQuadratic(lengthscale: Any = 1.0, alpha: Any = 1.0, variance: Any = 1.0) -> Kernel:

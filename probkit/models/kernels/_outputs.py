@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from probkit.models.kernels._kernel import Kernel, as_kernel, vector
+from probkit.models.kernels._roughness import check_slopes
 
 
 class ICM(Kernel):
@@ -92,6 +93,9 @@ class Derivative(Kernel):
         kernel: a kernel with two derivatives at zero distance: `RBF`, `Matern32` or smoother. (Of
             a rougher one the derivative process does not exist.)
 
+    Raises:
+        ValueError: a kernel known to be rougher than that is among its parts.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from probkit.models import kernels
@@ -104,6 +108,7 @@ class Derivative(Kernel):
 
     def __init__(self, kernel: Any):
         self.kernel = as_kernel(kernel)
+        check_slopes(self.kernel)
 
     def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
         a, i = _split(x, "kernels.Derivative")

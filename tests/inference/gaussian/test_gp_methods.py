@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -91,6 +92,19 @@ def test_classification_and_held_out_density():
     assert found.approximation.stats["elpd_loo"] > 40 * np.log(0.5)
     new = classes.bind({"x": X, "y": y})
     assert np.mean(log_predictive(found.target, found.approximation, new)) > np.log(0.6)
+
+
+def test_laplace_finds_the_mode_of_large_counts():
+    """From a mean of zero Newton's first step is ten thousand times too long."""
+    x = np.linspace(0.0, 5.0, 30)
+    counts = np.random.default_rng(0).poisson(1e5 * np.exp(np.sin(x)))
+    model = pk.Model(
+        f=pk.gp(pk.kernels.Matern52(2.0, 100.0), at="x"),
+        y=pk.rv(lambda f: pk.dist.Poisson(jnp.exp(f)), dims="row"),
+    )
+    found = pk.fit(model, {"x": x, "y": counts}, method=pk.GPLaplace(draws=10), progress=False)
+    assert found.check().ok
+    np.testing.assert_allclose(found.approximation.stats["f_mean"], np.log(counts), atol=0.01)
 
 
 def test_exact_refuses_other_terms():
