@@ -118,6 +118,12 @@ class GaussianLatent(abc.ABC):
         Only for the family ``"probit"``; a label 0 has a negative slope.
         """
 
+    def kinks(self, arrays: dict) -> int:
+        """0 where all terms are smooth in ``f`` as far as one looked, else how many observations
+        an entry has at the most: their terms have kinks, which rules must look for (static).
+        """
+        return 0
+
     def rows_apart(self, arrays: dict) -> bool:
         """Whether the terms of some rows can be had without the others (static)."""
         return True

@@ -30,6 +30,7 @@ from probkit.core._programs import BRIEF, compiled
 from probkit.models._centring import decentre
 from probkit.models._gp import check_memory, processes
 from probkit.models._graph import reaches
+from probkit.models._kinks import kink_mark
 from probkit.models._nodes import Deterministic, Factor, RandomVariable
 from probkit.models._sites import call
 from probkit.models.kernels._kernel import cross_covariance, diagonal
@@ -150,6 +151,9 @@ class GraphLatent(GaussianLatent):
             if name in arrays["latent"]:
                 return name
         return None
+
+    def kinks(self, arrays: dict) -> int:
+        return len(arrays["latent"].get("kinked", ()))
 
     def gaussian_terms(self, theta: Array, arrays: dict) -> tuple[Array, Array, Array]:
         one, zero = (
@@ -366,6 +370,8 @@ def with_owners(target: Target) -> Target:
     found = compiled(program, "latent", latent.name, probe, args, options=BRIEF)(*args)
     with np.errstate(all="ignore"):
         part = judge(latent, jax.tree.map(np.asarray, found), args[0])
+    if part and isinstance(latent, GraphLatent) and not {"gaussian", "probit"} & set(part):
+        part |= kink_mark(latent, target.arrays | {"latent": part}, args[0]["theta"])
     return Target(program, {**target.arrays, "latent": part}, target.labels)
 
 
