@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 MEMORY = 10
 _ARMIJO = 1e-4
+_OTHERS = 40  # points that are looked at where no candidate has a value
 MAX_MOVE = 2.0  # hyperparameters are logs: no step multiplies one by more than e^2
 
 
@@ -59,7 +60,10 @@ def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[
     moves, turns, pairs = _remember(at, slope, taken & ~screening)
     x = jnp.where(taken, at.trial, at.x)
     slope = jnp.where(taken, slope, at.slope)
-    looks = at.looks + 1
+    # Where no candidate has a value, others are drawn from as wide a box, for a while.
+    last = at.looks == candidates.shape[0] - 1
+    more = last & ~taken & jnp.isinf(at.value) & (at.refused < _OTHERS)
+    looks = at.looks + jnp.where(more, 0, 1)
     # From here on the direction is that of the point kept; a refused trial keeps its direction.
     fresh = taken | (looks == candidates.shape[0])
     direction = jnp.where(fresh, direction_of(slope, moves, turns, pairs), at.direction)
@@ -70,6 +74,7 @@ def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[
     whole = jnp.minimum(1.0, MAX_MOVE / jnp.maximum(largest, 1e-30))
     length = jnp.where(fresh, whole, shorter)
     following = candidates[jnp.minimum(looks, candidates.shape[0] - 1)]
+    following = jnp.where(more, _another(candidates, at.refused), following)
     searching = looks >= candidates.shape[0]
     new = Search(
         x=x,
@@ -83,9 +88,16 @@ def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[
         pairs=pairs,
         gain=jnp.where(searching, -0.5 * jnp.dot(slope, direction), jnp.inf),
         looks=looks,
-        refused=jnp.where(taken | ~searching, 0, at.refused + 1).astype(jnp.int32),
+        refused=jnp.where(more | (searching & ~taken), at.refused + 1, 0).astype(jnp.int32),
     )
     return new, taken
+
+
+def _another(candidates: Array, t: Array) -> Array:
+    """The ``t``-th further candidate; the same for every search."""
+    key = jax.random.fold_in(jax.random.key(0), t)
+    wide = jnp.max(jnp.abs(candidates), initial=0.0)
+    return jax.random.uniform(key, candidates.shape[1:], candidates.dtype, -wide, wide)
 
 
 def _remember(at: Search, slope: Array, taken: Array) -> tuple[Array, Array, Array]:
