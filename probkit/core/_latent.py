@@ -17,6 +17,7 @@ inside ``probkit.core._trees.in_precision(target.dtype)`` where they are not tra
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Array
@@ -138,6 +139,16 @@ class GaussianLatent(abc.ABC):
         the jitter of the node), which costs a Cholesky factor.
         ``target.program.flat.ravel(point)`` is a row of draws of an `Approximation`.
         """
+
+    def pointing(self, theta: Array, arrays: dict) -> tuple[Array, Callable[[Array], dict]]:
+        """The prior's lower factor, with the jitter of the node, and `point` with it at hand.
+
+        For a draw of the function and its point by one factor: ``f = m + factor @ noise``.
+
+        Raises:
+            ValueError: the model offers no factor.
+        """
+        raise ValueError("this model offers no factor of its Gaussian vector's covariance")
 
     @abc.abstractmethod
     def split(self, z: dict[str, Array], arrays: dict) -> tuple[Array, Array]:

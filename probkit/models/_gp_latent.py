@@ -17,7 +17,7 @@ alone does not tell: that of ``|y - f|`` is zero but at a kink); those of `Berno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -208,14 +208,20 @@ class GraphLatent(GaussianLatent):
     # -- and back ---------------------------------------------------------------------------
 
     def point(self, theta: Array, f: Array, arrays: dict) -> dict[str, Array]:
-        style = self.program.facts[self.name].style
-        z = f
-        if style:
-            view = self.program.view(arrays)
-            env = self._values(self.above, theta, view)
+        if not self.program.facts[self.name].style:
+            return {**self.theta.unravel(theta), self.name: f}
+        return self.pointing(theta, arrays)[1](f)
+
+    def pointing(self, theta: Array, arrays: dict) -> tuple[Array, Callable[[Array], dict]]:
+        view, style = self.program.view(arrays), self.program.facts[self.name].style
+        d = self.program.distribution(self.name, self._values(self.above, theta, view), view)
+
+        def point(f: Array) -> dict[str, Array]:
             weight = view.centred[self.name] if style == "auto" else False
-            z = decentre(self.program.distribution(self.name, env, view), f, weight)
-        return {**self.theta.unravel(theta), self.name: z}
+            z = decentre(d, f, weight) if style else f
+            return {**self.theta.unravel(theta), self.name: z}
+
+        return d.scale_tril, point
 
     def split(self, z: dict[str, Array], arrays: dict) -> tuple[Array, Array]:
         theta = self.theta.ravel(z).astype(self.program.dtype)
