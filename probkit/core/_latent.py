@@ -17,6 +17,7 @@ inside ``probkit.core._trees.in_precision(target.dtype)`` where they are not tra
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Array
@@ -118,6 +119,12 @@ class GaussianLatent(abc.ABC):
         Only for the family ``"probit"``; a label 0 has a negative slope.
         """
 
+    def kinks(self, arrays: dict) -> int:
+        """0 where all terms are smooth in ``f`` as far as one looked, else how many observations
+        an entry has at the most: their terms have kinks, which rules must look for (static).
+        """
+        return 0
+
     def rows_apart(self, arrays: dict) -> bool:
         """Whether the terms of some rows can be had without the others (static)."""
         return True
@@ -132,6 +139,16 @@ class GaussianLatent(abc.ABC):
         the jitter of the node), which costs a Cholesky factor.
         ``target.program.flat.ravel(point)`` is a row of draws of an `Approximation`.
         """
+
+    def pointing(self, theta: Array, arrays: dict) -> tuple[Array, Callable[[Array], dict]]:
+        """The prior's lower factor, with the jitter of the node, and `point` with it at hand.
+
+        For a draw of the function and its point by one factor: ``f = m + factor @ noise``.
+
+        Raises:
+            ValueError: the model offers no factor.
+        """
+        raise ValueError("this model offers no factor of its Gaussian vector's covariance")
 
     @abc.abstractmethod
     def split(self, z: dict[str, Array], arrays: dict) -> tuple[Array, Array]:

@@ -7,6 +7,9 @@ Above 256 rows nothing is padded, since there a program's time counts, not its c
 
 Predictions condition on the sites: ``mean = k*' alpha``, ``var = k** - |L^-1 S k*|^2``, in float64.
 With NUTS they are those of the mixture over draws of the hyperparameters, one draw after the other.
+
+What the outcomes are is told by a number of classes: none for normal noise, two for one function
+with a probit link, more for one function a class under a softmax, with predictions in `_softmax`.
 """
 
 from __future__ import annotations
@@ -55,15 +58,20 @@ METHODS: dict[str, Callable[..., Inference]] = {
     "tsvgp": TSVGP,
     "sparse_hybrid": SparseHybridEP,
 }
-#: Rows up to which data are padded, the fewest padded to, multiples of columns, rows of a block of
-#: predictions, and draws of hyperparameters that a mixture is made of.
-_SMALL, _FEWEST, _COLUMNS, _BLOCK, _MIXTURE = 256, 64, 16, 1024, 100
+#: Rows up to which data are padded, the fewest padded to, multiples of rows under a softmax and of
+#: columns, rows of a block of predictions, and draws of hyperparameters that a mixture is made of.
+_SMALL, _FEWEST, _FEW, _COLUMNS, _BLOCK, _MIXTURE = 256, 64, 16, 16, 1024, 100
 #: Priors of logs of hyperparameters: wide enough for a factor of 20 either way.
 _WIDTH, _NOISE = 1.5, -1.5
 
 
-def method_of(inference: Any, options: Mapping[str, Any] | None, gaussian: bool) -> Inference:
+def method_of(inference: Any, options: Mapping[str, Any] | None, classes: int) -> Inference:
     """The method that ``inference`` names, or itself.
+
+    Args:
+        inference: a name or a method.
+        options: of the method that is named.
+        classes: what the outcomes are; see the module's text.
 
     Raises:
         ValueError: an unknown name.
@@ -79,20 +87,27 @@ def method_of(inference: Any, options: Mapping[str, Any] | None, gaussian: bool)
             f"inference: expected one of {names} or a method such as pk.EP(), found {inference!r}"
         )
     check_choice("inference", inference, names)
+    kind = _kind(classes)
     if inference == "auto":
-        inference = "exact" if gaussian else "ep"
+        inference = {"normal": "exact", "probit": "ep", "softmax": "cvi"}[kind]
     if inference == "nuts":
-        return Marginal(NUTS(**(options or {})), engine="exact" if gaussian else "ep")
+        engine = {"normal": "exact", "probit": "ep", "softmax": "auto"}[kind]
+        return Marginal(NUTS(**(options or {})), engine=engine)
     return METHODS[inference](**(options or {}))
 
 
+def _kind(classes: int) -> str:
+    """What the outcomes are, in a word."""
+    return "normal" if classes == 0 else "probit" if classes == 2 else "softmax"
+
+
 @functools.lru_cache(maxsize=32)
-def _named_model(kernel: str, columns: int, ard: bool, gaussian: bool) -> tuple[Model, KernelPlan]:
+def _named_model(kernel: str, columns: int, ard: bool, classes: int) -> tuple[Model, KernelPlan]:
     plan = kernel_plan(kernel, columns, ard)
-    return _model(plan, gaussian), plan
+    return _model(plan, classes), plan
 
 
-def _model(plan: KernelPlan, gaussian: bool) -> Model:
+def _model(plan: KernelPlan, classes: int) -> Model:
     def noisy(f: Array, log_noise: Any, spread: Any, level: Any, seen: Any) -> Any:
         return dist.Normal(level + f, spread * jnp.exp(log_noise)).mask(seen)
 
@@ -100,15 +115,24 @@ def _model(plan: KernelPlan, gaussian: bool) -> Model:
         # A row that was added is certain to be a one, whatever f is there.
         return BernoulliProbit(jnp.where(seen, f, 40.0))
 
+    def one_of(seen: Any, *f: Array) -> Any:
+        return dist.CategoricalLogits(jnp.stack(f, -1)).mask(seen)
+
     nodes: dict[str, Any] = {}
+    kernel: Callable[..., Any] = lambda unit, spread: plan.make(None, unit, spread)  # noqa: E731
     if plan.start.size:
         nodes["log_kernel"] = rv(lambda start: dist.Normal(start, _WIDTH), dims="hyper")
-        nodes["f"] = gp(plan.make, at="x")
-    else:
-        nodes["f"] = gp(lambda unit, spread: plan.make(None, unit, spread), at="x")
-    if gaussian:
+        kernel = plan.make
+    kind = _kind(classes)
+    functions = [f"f{k}" for k in range(classes)] if kind == "softmax" else ["f"]
+    nodes |= {name: gp(kernel, at="x") for name in functions}
+    if kind == "normal":
         nodes["log_noise"] = dist.Normal(_NOISE, _WIDTH)
-    nodes["y"] = rv(noisy if gaussian else label, dims="row")
+        nodes["y"] = rv(noisy, dims="row")
+    elif kind == "probit":
+        nodes["y"] = rv(label, dims="row")
+    else:
+        nodes["y"] = rv(one_of, dims="row", parents=["seen", *functions])
     return Model(**nodes)
 
 
@@ -117,18 +141,19 @@ class Fitted:
     """What predictions need: plain arrays, and how to make the target again.
 
     Attributes:
-        recipe: kernel, number of columns, ard, and whether the terms are Gaussian.
+        recipe: kernel, number of columns, ard, and the number of classes (none: normal noise).
         data: what the model was bound to.
         theta: hyperparameters, ``(draws, count)``; one draw where they are an optimum.
-        sites: natural parameters, ``(draws, 2, rows)``; of a sparse method nothing.
+        sites: natural parameters, shifts and precisions: two arrays of as many draws; of a sparse
+            method nothing.
         basis: of a sparse method the inducing points, and the two arrays that predictions are
             linear and quadratic in.
     """
 
-    recipe: tuple[Any, int, bool, bool]
+    recipe: tuple[Any, int, bool, int]
     data: dict[str, np.ndarray]
     theta: np.ndarray
-    sites: np.ndarray
+    sites: tuple[np.ndarray, np.ndarray]
     basis: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,19 +188,21 @@ class Fitted:
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances of ``f`` at rows ``(n*, columns)``: ``(draws, n*)`` each."""
-        wide = self.data["x"].shape[1] - x.shape[1]
-        x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, wide)))
-        n = len(x)
-        size = min(_BLOCK, max(_FEWEST, 1 << (n - 1).bit_length()))
-        blocks = np.resize(x, (math.ceil(n / size) * size, x.shape[1])).reshape(
-            -1, size, x.shape[1]
-        )
+        n, blocks = len(x), self.blocks(x)
         out = [
             [self._block(theta, weights, block) for block in blocks]
             for theta, weights in zip(self.theta, self._weights(), strict=True)
         ]
         mean, var = np.moveaxis(np.asarray(out), 2, 0).reshape(2, len(self.theta), -1)
         return mean[:, :n], var[:, :n]
+
+    def blocks(self, x: np.ndarray) -> np.ndarray:
+        """Rows ``(n*, columns)`` in blocks ``(blocks, size, columns)``, the last one filled up."""
+        wide = self.data["x"].shape[1] - x.shape[1]
+        x = np.pad(np.asarray(x, np.float64), ((0, 0), (0, wide)))
+        size = min(_BLOCK, max(_FEWEST, 1 << (len(x) - 1).bit_length()))
+        whole = np.resize(x, (math.ceil(len(x) / size) * size, x.shape[1]))
+        return whole.reshape(-1, size, x.shape[1])
 
     def _weights(self) -> Iterable[tuple[Any, Any]]:
         """For each draw what predictions are linear in; kept where there is one draw only."""
@@ -185,17 +212,17 @@ class Fitted:
             return self._kept
         program = self.target.program
 
-        def fn(theta: Array, sites: Array, arrays: dict) -> tuple[Array, Array]:
+        def fn(theta: Array, sites: tuple, arrays: dict) -> tuple[Array, Array]:
             problem = problem_of(program, arrays)
-            factor = factorise(problem.prior(theta), Sites(sites[0], sites[1]))
+            factor = factorise(problem.prior(theta), Sites(*sites))
             return factor.alpha, factor.inverse * factor.s
 
-        def one(theta: np.ndarray, sites: np.ndarray) -> tuple[Array, Array]:
+        def one(theta: np.ndarray, *sites: np.ndarray) -> tuple[Array, Array]:
             with in_precision(np.float64):
                 args = (theta, sites, self.target.arrays)
                 return compiled(program, "gp_weights", "", fn, args)(*args)
 
-        made = (one(t, s) for t, s in zip(self.theta, self.sites, strict=True))
+        made = (one(*draw) for draw in zip(self.theta, *self.sites, strict=True))
         if len(self.theta) > 1:
             return made
         self._kept = list(made)
@@ -221,11 +248,11 @@ class Fitted:
             return np.asarray(compiled(program, "gp_points", "", fn, args)(*args))
 
 
-def _made(kernel: Any, columns: int, ard: bool, gaussian: bool) -> tuple[Model, KernelPlan]:
+def _made(kernel: Any, columns: int, ard: bool, classes: int) -> tuple[Model, KernelPlan]:
     if isinstance(kernel, str):
-        return _named_model(kernel, columns if ard else 0, ard, gaussian)
+        return _named_model(kernel, columns if ard else 0, ard, classes)
     plan = kernel_plan(kernel, columns, ard)
-    return _model(plan, gaussian), plan
+    return _model(plan, classes), plan
 
 
 def _bind(model: Model, data: Mapping[str, np.ndarray]) -> Target:
@@ -236,12 +263,16 @@ def _bind(model: Model, data: Mapping[str, np.ndarray]) -> Target:
 
 
 def columns_of(
-    x: np.ndarray, y: np.ndarray, plan: KernelPlan, gaussian: bool
+    x: np.ndarray, y: np.ndarray, plan: KernelPlan, classes: int
 ) -> dict[str, np.ndarray]:
     """The model's data: rows and columns padded, scales, centres of priors."""
     n, d = x.shape
-    small = n <= _SMALL
-    rows = max(_FEWEST, 1 << (n - 1).bit_length()) if small else n
+    small, gaussian = n <= _SMALL, classes == 0
+    rows = n
+    if small and classes > 2:
+        rows = n + -n % _FEW  # the cost of a row is that of one a class, cubed
+    elif small:
+        rows = max(_FEWEST, 1 << (n - 1).bit_length())
     wide = -d % _COLUMNS if plan.named and small else 0
     variance = float(np.sum(np.var(x, axis=0)))
     spread = float(np.std(y)) if gaussian else 1.0
@@ -268,25 +299,26 @@ def fitted(
     ard: bool,
     x: np.ndarray,
     y: np.ndarray,
-    gaussian: bool,
+    classes: int,
     method: Inference,
     seed: int,
 ) -> tuple[Fitted, Any]:
     """Fit rows ``x`` of shape ``(n, d)`` to outcomes ``(n,)``; also returns the Posterior."""
-    recipe = (kernel, x.shape[1], ard, gaussian)
+    recipe = (kernel, x.shape[1], ard, classes)
     model, plan = _made(*recipe)
-    data = columns_of(np.asarray(x, np.float64), y, plan, gaussian)
+    data = columns_of(np.asarray(x, np.float64), y, plan, classes)
     target = _bind(model, data)
     posterior = _fit.fit(target, method=method, seed=seed, progress=False)
     found, basis = posterior.approximation, None
     if found is not None and "inducing_points" in found.stats:
         stats = found.stats
-        theta, sites = np.asarray(stats["theta"])[None], np.zeros((1, 2, 0))
+        none = np.zeros((1, 0))
+        theta, sites = np.asarray(stats["theta"])[None], (none, none)
         basis = (stats["inducing_points"], stats["mean_weights"], stats["variance_weights"])
     elif found is not None and "theta" in found.stats:
         stats = found.stats
         theta = np.asarray(stats["theta"])[None]
-        sites = np.stack([stats["site_shift"], stats["site_precision"]])[None]
+        sites = (stats["site_shift"][None], stats["site_precision"][None])
     else:
         theta, sites = _mixture(target, posterior, method)
     out = Fitted(recipe, data, theta, sites, basis)
@@ -294,7 +326,9 @@ def fitted(
     return out, posterior
 
 
-def _mixture(target: Target, posterior: Any, method: Any) -> tuple[np.ndarray, np.ndarray]:
+def _mixture(
+    target: Target, posterior: Any, method: Any
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Some draws of the hyperparameters, and the sites at each."""
     if not isinstance(method, Marginal):
         raise TypeError(
@@ -306,12 +340,12 @@ def _mixture(target: Target, posterior: Any, method: Any) -> tuple[np.ndarray, n
     theta = theta[np.linspace(0, len(theta) - 1, min(_MIXTURE, len(theta))).astype(int)]
     program = target.program
 
-    def fn(thetas: Array, arrays: dict) -> Array:
-        problem = problem_of(program, arrays)
+    def fn(thetas: Array, arrays: dict) -> Sites:
+        problem = _marginal.posed_for(program, arrays)
         engine = _marginal.engine_named(method.engine, problem)
-        one = lambda t: jnp.stack(_marginal.sites_at(problem, engine, t)[0])  # noqa: E731
-        return jax.lax.map(one, thetas)
+        return jax.lax.map(lambda t: _marginal.sites_at(problem, engine, t)[0], thetas)
 
     with in_precision(np.float64):
         args = (theta, target.arrays)
-        return theta, np.asarray(compiled(program, "gp_sites", method.engine, fn, args)(*args))
+        found = compiled(program, "gp_sites", method.engine, fn, args)(*args)
+        return theta, (np.asarray(found.l1), np.asarray(found.l2))

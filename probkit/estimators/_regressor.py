@@ -62,13 +62,13 @@ class GPRegressor(RegressorMixin, GPEstimator):
         from probkit.estimators import _engine
 
         x, y = training(self, X, y, y_numeric=True)
-        method = _engine.method_of(self.inference, self.options, gaussian=True)
+        method = _engine.method_of(self.inference, self.options, classes=0)
         self._fitted, self.posterior_ = _engine.fitted(
             self.kernel,
             self.ard,
             x,
             np.asarray(y, np.float64),
-            True,
+            0,
             method,
             seed_of(self.random_state),
         )

@@ -17,7 +17,7 @@ alone does not tell: that of ``|y - f|`` is zero but at a kink); those of `Berno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -30,6 +30,7 @@ from probkit.core._programs import BRIEF, compiled
 from probkit.models._centring import decentre
 from probkit.models._gp import check_memory, processes
 from probkit.models._graph import reaches
+from probkit.models._kinks import kink_mark
 from probkit.models._nodes import Deterministic, Factor, RandomVariable
 from probkit.models._sites import call
 from probkit.models.kernels._kernel import cross_covariance, diagonal
@@ -151,6 +152,9 @@ class GraphLatent(GaussianLatent):
                 return name
         return None
 
+    def kinks(self, arrays: dict) -> int:
+        return len(arrays["latent"].get("kinked", ()))
+
     def gaussian_terms(self, theta: Array, arrays: dict) -> tuple[Array, Array, Array]:
         one, zero = (
             jnp.ones(self.size, self.program.dtype),
@@ -204,14 +208,20 @@ class GraphLatent(GaussianLatent):
     # -- and back ---------------------------------------------------------------------------
 
     def point(self, theta: Array, f: Array, arrays: dict) -> dict[str, Array]:
-        style = self.program.facts[self.name].style
-        z = f
-        if style:
-            view = self.program.view(arrays)
-            env = self._values(self.above, theta, view)
+        if not self.program.facts[self.name].style:
+            return {**self.theta.unravel(theta), self.name: f}
+        return self.pointing(theta, arrays)[1](f)
+
+    def pointing(self, theta: Array, arrays: dict) -> tuple[Array, Callable[[Array], dict]]:
+        view, style = self.program.view(arrays), self.program.facts[self.name].style
+        d = self.program.distribution(self.name, self._values(self.above, theta, view), view)
+
+        def point(f: Array) -> dict[str, Array]:
             weight = view.centred[self.name] if style == "auto" else False
-            z = decentre(self.program.distribution(self.name, env, view), f, weight)
-        return {**self.theta.unravel(theta), self.name: z}
+            z = decentre(d, f, weight) if style else f
+            return {**self.theta.unravel(theta), self.name: z}
+
+        return d.scale_tril, point
 
     def split(self, z: dict[str, Array], arrays: dict) -> tuple[Array, Array]:
         theta = self.theta.ravel(z).astype(self.program.dtype)
@@ -365,6 +375,8 @@ def with_owners(target: Target) -> Target:
     found = compiled(program, "latent", latent.name, probe, args, options=BRIEF)(*args)
     with np.errstate(all="ignore"):
         part = judge(latent, jax.tree.map(np.asarray, found), args[0])
+    if part and isinstance(latent, GraphLatent) and not {"gaussian", "probit"} & set(part):
+        part |= kink_mark(latent, target.arrays | {"latent": part}, args[0]["theta"])
     return Target(program, {**target.arrays, "latent": part}, target.labels)
 
 

@@ -89,6 +89,9 @@ def ascend(
     def body(c: _Newton) -> _Newton:
         goal = touch(c.f)
         da, df = goal.alpha - c.alpha, goal.mu - c.f
+        # Precisions beyond a double's digits leave no factor, and so nowhere to go.
+        lost = ~(jnp.all(jnp.isfinite(da)) & jnp.all(jnp.isfinite(df)))
+        da, df = jnp.where(lost, 0.0, da), jnp.where(lost, 0.0, df)
         heights = jax.vmap(lambda r: height(c.alpha + r * da, c.f + r * df))(lengths)
         heights = jnp.where(jnp.isfinite(heights), heights, -jnp.inf)
         i = jnp.argmax(heights)

@@ -88,6 +88,7 @@ def several_laplace_engine(closed: bool = False) -> Engine:
         ),
         _several_laplace.value,
         closed=closed,
+        tight=0.05,
     )
 
 
@@ -231,8 +232,8 @@ class GPMethod(Inference):
     def finish(
         self, key: np.ndarray, target: Target, state: Any, history: dict[str, np.ndarray]
     ) -> Approximation:
-        name = type(self).__name__
-        return _learning.finish(target, state, history, int(self.draws), name, self.engine.root)
+        name, engine = type(self).__name__, self.engine.fitting(target)
+        return _learning.finish(target, state, history, int(self.draws), name, engine)
 
 
 class EP(GPMethod):

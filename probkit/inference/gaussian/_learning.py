@@ -50,6 +50,7 @@ _MOST_JITTER = 1e-6  # of the mean diagonal: beyond, it is another model and is 
 #: Residuals of the sites while starts are compared, and afterwards. (The energies of EP and CVI are
 #: stationary in the sites: a residual r costs r^2 in them, and r in their derivatives.)
 _ROUGH, _FINE = 1e-2, 1e-5
+_ASTRAY = 0.3
 _HANDOVER = 1e-3  # nats that a scout leaves to be gained
 
 
@@ -65,6 +66,8 @@ class Engine(NamedTuple):
         closed: of an engine for several processes: whether its sites of softmax terms are their
             probabilities.
         several: the engine for models with several processes, where there is one.
+        tight: nats a row that its log evidence may lie above the evidence lower bound of its own
+            Gaussian; None where that says nothing.
     """
 
     solve: Callable[[Any, Array, Prior, Sites, Array], Found]
@@ -74,6 +77,7 @@ class Engine(NamedTuple):
     scout: Engine | None = None
     closed: bool = False
     several: Engine | None = None
+    tight: float | None = None
 
     def fitting(self, target: Target) -> Engine:
         """This engine, or the one for several processes where the model has several."""
@@ -168,7 +172,10 @@ def step(
         there = (new.gain < _HANDOVER) | (new.refused >= _REFUSED)
         over = scouting & searching & there & jnp.isfinite(new.value)
         new = chosen(over, handed_over(new), new)
-        out["scouting"] = scouting & ~over
+        # A scout that finds nothing anywhere is no reason not to look.
+        alone = scouting & searching & ~jnp.isfinite(new.value)
+        new = chosen(alone, begin(candidates), new)
+        out["scouting"] = scouting & ~over & ~alone
     pick = lambda a, b: jnp.where(taken, a, b)  # noqa: E731
     out |= {f"search_{k}": v for k, v in new._asdict().items()}
     out |= {
@@ -208,7 +215,11 @@ def _look(
         return -total, (found, log_z)
 
     (value, (found, log_z)), slope = jax.value_and_grad(loss, has_aux=True)(theta)
-    return jnp.where(found.reason == NOT_FINITE, jnp.inf, value), slope, found, log_z
+    lost = found.reason == NOT_FINITE
+    if isinstance(problem, Several):
+        # Sites a standard deviation off value nothing (a joint mode that runs away, for one).
+        lost |= (found.reason != CONVERGED) & (found.residual > _ASTRAY)
+    return jnp.where(lost, jnp.inf, value), slope, found, log_z
 
 
 def terminate(state: dict, tolerance: Array | float, root: bool) -> tuple[Array, Array]:
@@ -217,24 +228,27 @@ def terminate(state: dict, tolerance: Array | float, root: bool) -> tuple[Array,
     lost = searching & ~jnp.isfinite(state["search_value"])
     flat = state["search_gain"] < tolerance
     stuck = state["search_refused"] >= (_ROOTLESS if root else _REFUSED)
-    code = jnp.where(lost, int(Status.NONFINITE), int(Status.OK)).astype(jnp.int32)
-    return (searching & ~state["scouting"] & (flat | stuck)) | lost, code
+    # (A lost search is none of the result's business where another one ended.)
+    return (searching & ~state["scouting"] & (flat | stuck)) | lost, jnp.int32(int(Status.OK))
 
 
 def finish(
-    target: Target, state: dict, history: dict, draws: int, name: str, root: bool
+    target: Target, state: dict, history: dict, draws: int, name: str, engine: Engine
 ) -> Approximation:
     """The best search's end as a distribution over the model's own space."""
     best = int(np.nanargmin(state["search_value"]))
     pick = {k: np.asarray(v[best]) for k, v in state.items()}
+    lost = not np.isfinite(pick["search_value"])
+    # Sites that are closed forms stay close to their terms; others may be anywhere.
+    bounded = engine.tight is not None and pick["l2"].ndim == 3
     theta, dtype = pick["search_x"], pick["search_x"].dtype
     params = {"theta": theta, "l1": pick["l1"], "l2": pick["l2"], "arrays": target.arrays}
     args = (params,)
     program = compiled(
         target.program,
         "gp_summary",
-        name,
-        lambda p: summarise(target.program, p),
+        (name, bounded),
+        lambda p: summarise(target.program, p, bounded),
         args,
         options=BRIEF,
     )
@@ -245,7 +259,7 @@ def finish(
         _warn_of_jitter(target, name, jitter, allowed, theta)
     ends = -state["search_value"]
     stats = {
-        "log_evidence": float(pick["log_z"]),
+        "log_evidence": -float("inf") if lost else float(pick["log_z"]),
         "elpd_loo": float(np.sum(figures["loo"])),
         "loo_i": figures["loo"],
         "f_mean": figures["mean"],
@@ -259,10 +273,13 @@ def finish(
         "gain_left": float("inf" if pick["scouting"] else pick["search_gain"]),
         "jitter": jitter,
         "starts": len(ends),
-        "starts_at_best": int(np.sum(np.abs(ends - ends[best]) < 0.1)),
+        "starts_at_best": int(np.sum(ends > ends[best] - 0.1)),
     }
-    left = _LEFT_OF_ROOT if root else _LEFT
+    left = _LEFT_OF_ROOT if engine.root else _LEFT
     checks = _checks(theta, stats, float(np.finfo(dtype).eps), allowed, left)
+    if bounded:
+        stats["lower_bound"] = float(figures["bound"])
+        checks = (*checks, _bound_check(stats, pick["l1"].shape[-1], engine.tight))
     converged = pick["reason"] == CONVERGED and stats["gain_left"] < left
     status = Status.OK if converged else Status.MAX_STEPS
     if not (np.isfinite(stats["log_evidence"]) and np.all(np.isfinite(figures["mean"]))):
@@ -296,6 +313,19 @@ def _checks(
     words = "the covariance matrix is hardly positive definite: see the warning of the fit"
     jitter = Check("jitter", ok, stats["jitter"], allowed, "", "" if ok else words)
     return sites, search, edge, jitter
+
+
+def _bound_check(stats: dict, rows: int, tight: float | None) -> Check:
+    """Whether the evidence and the lower bound of the same Gaussian say about the same."""
+    gap = abs(stats["log_evidence"] - stats["lower_bound"])
+    gap, most = (gap if np.isfinite(gap) else float("inf")), max(1.0, (tight or 0.0) * rows)
+    ok = bool(gap <= most)
+    words = (
+        "the Gaussian at the mode is not the posterior: the log evidence is far from the lower "
+        "bound that it gives (a joint mode of a mean and its scale may follow the data closely, "
+        "where next to no mass is); take pk.CVI(), or give the scale's process a tighter prior"
+    )
+    return Check("bound", ok, gap, most, "", "" if ok else words)
 
 
 def _warn_of_jitter(

@@ -264,7 +264,8 @@ def _sampler() -> Inference:
 def complete(program: Program, name: str, arrays: dict, theta: Array, key: Array) -> Array:
     """A draw of ``f`` given hyperparameters, as a point of the whole unconstrained space.
 
-    As `_posterior.draw`, but without the factor's inverse: there is one draw only.
+    As `_posterior.draw`, but without the factor's inverse: there is one draw only. The factor that
+    the prior is drawn by is the one that the draw is whitened with.
     """
     problem = posed_for(program, arrays, name)
     sites, _ = sites_at(problem, engine_named(name, problem), theta)
@@ -274,12 +275,13 @@ def complete(program: Program, name: str, arrays: dict, theta: Array, key: Array
     prior = problem.prior(theta)
     n, s = prior.m.shape[0], jnp.sqrt(sites.l2)
     noise = jax.random.normal(key, (2, n), prior.m.dtype)
-    g = prior.m + safe_cholesky(prior.K) @ noise[0]
+    root, point = problem.latent.pointing(theta, arrays)
+    g = prior.m + root @ noise[0]
     tril = safe_cholesky(jnp.eye(n, dtype=s.dtype) + s[:, None] * prior.K * s)
     # Pseudo-observations l1 / l2 with noise 1 / l2 (written without division), less simulated ones.
     gap = split_by_precision(prior, sites, sites.l1 - sites.l2 * g - s * noise[1])
     f = g + prior.K @ weights(prior, s, tril, gap)[0]
-    return program.flat.ravel(problem.latent.point(theta, f, arrays))
+    return program.flat.ravel(point(f))
 
 
 def _with_function(target: Target, theta: np.ndarray, key: np.ndarray, name: str) -> np.ndarray:

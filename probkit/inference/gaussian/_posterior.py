@@ -28,7 +28,7 @@ from probkit.core._check import Check
 from probkit.core._programs import compiled
 from probkit.core._target import Program
 from probkit.core._trees import in_precision
-from probkit.inference.gaussian import _several_posterior
+from probkit.inference.gaussian import _several_cvi, _several_posterior
 from probkit.inference.gaussian._conditioning import (
     Sites,
     factorise,
@@ -46,15 +46,17 @@ def problem_of(program: Program, arrays: dict) -> Problem:
     return Problem.of(Target(program, arrays))
 
 
-def summarise(program: Program, params: dict) -> dict[str, Array]:
+def summarise(program: Program, params: dict, bounded: bool = False) -> dict[str, Array]:
     """Means and sds of ``f``, and leave-one-out log densities, ``(n,)`` each.
 
     And the jitters, as shares of the mean diagonal, that the two factors needed: that of the
-    conditioned prior, and that of the prior itself, which draws are made with.
+    conditioned prior, and that of the prior itself, which draws are made with. Of several
+    processes, where ``bounded`` asks for it, also the evidence lower bound of their Gaussian.
     """
     problem, theta, sites = _parts(program, params)
     if isinstance(problem, Several):
-        return _several_posterior.summarise(problem, theta, sites)
+        out = _several_posterior.summarise(problem, theta, sites)
+        return {**out, "bound": _several_cvi.value(problem, theta, sites)} if bounded else out
     prior = problem.prior(theta)
     factor = factorise(prior, sites)
     v = variances(prior, factor)

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from probkit.core import Target
 from probkit.core._latent import GaussianLatent
 from probkit.inference.gaussian._conditioning import Prior, Sites
+from probkit.inference.gaussian._panels import panel_rule
 from probkit.inference.gaussian._tilted import (
     Moments,
     Pointwise,
@@ -95,9 +96,16 @@ class Problem:
         top = self.terms(theta)(jax.lax.stop_gradient(at))
         return Peaks(a, b, c, at, jnp.where(some, top, c), jnp.where(some, 0.0, b))
 
-    def rule(self, theta: Array, m: Array, v: Array, reach: float) -> Rule:
-        """Quadrature nodes that resolve each term under ``N(m, v)``; constants to derivatives."""
+    def rule(self, theta: Array, m: Array, v: Array, power: float | Array | None = None) -> Rule:
+        """Quadrature nodes that resolve each term under ``N(m, v)``; constants to derivatives.
+
+        For expectations, or, given a ``power``, for tilted integrals.
+        """
         theta, m, v = jax.lax.stop_gradient((theta, m, v))
+        kinked = self.latent.kinks(self.arrays)
+        if kinked:
+            return panel_rule(self.terms(theta), m, v, kinked, power)
+        reach = 9.0 if power is None else 30.0
         if self.kind == "probit":
             slope, offset = self.latent.probit_terms(theta, self.arrays)
             flat = jnp.abs(slope) < 1e-12
@@ -114,7 +122,7 @@ class Problem:
         if self.kind == "probit":
             slope, offset = self.latent.probit_terms(theta, self.arrays)
             return probit_expected(slope, offset, m, v)
-        return expected(self.terms(theta), m, v, self.rule(theta, m, v, 9.0))
+        return expected(self.terms(theta), m, v, self.rule(theta, m, v))
 
     def tilted(self, theta: Array, m: Array, v: Array, power: float | Array = 1.0) -> Moments:
         """``log E[t_i^power]`` under ``N(m, v)`` and its derivatives."""
@@ -128,7 +136,7 @@ class Problem:
         if self.kind == "probit" and isinstance(power, float) and power == 1.0:
             slope, offset = self.latent.probit_terms(theta, self.arrays)
             return probit_tilted(slope, offset, m, v)
-        return tilted(self.terms(theta), m, v, self.rule(theta, m, v, 30.0), power)
+        return tilted(self.terms(theta), m, v, self.rule(theta, m, v, power), power)
 
     def penalty(self, theta: Array) -> Array:
         """The wall around the hyperparameters: zero inside."""

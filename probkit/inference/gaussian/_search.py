@@ -4,7 +4,7 @@ Each step looks at a trial point ``x + t p``. It is accepted when the value fall
 and the pair of moves of point and gradient then enters the inverse Hessian ``H`` of the next
 direction ``p = -H g`` (`_quasi_newton`); else ``t`` is reduced by the minimum of the parabola
 through the two values, within [0.1, 0.5]. Before that, the first trials are ``candidates``: the
-search starts from the best of them.
+search starts from the best of them, or of some more points where none of them has a value.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from probkit.inference.gaussian._quasi_newton import (
     with_pair,
     with_sight,
 )
+from probkit.inference.gaussian._starts import another
 
 _ARMIJO = 1e-4
+_OTHERS = 40  # points that are looked at where no candidate has a value
 MAX_MOVE = 2.0  # hyperparameters are logs: no step multiplies one by more than e^2
 
 
@@ -67,7 +69,9 @@ def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[
     memory, learnt = with_pair(at.memory, move, turn, taken & ~screening)
     blind = with_sight(at.blind, move, learnt)
     x, slope = select(taken, at.trial, at.x), select(taken, slope, at.slope)
-    looks = at.looks + 1
+    lost = (at.looks == count - 1) & ~taken & jnp.isinf(at.value)
+    more = lost & (at.refused < _OTHERS)
+    looks = at.looks + select(more, jnp.zeros_like(at.looks), jnp.ones_like(at.looks))
     searching = looks >= count
     # From here on the direction is that of the point kept; a refused trial keeps its direction.
     fresh = taken | (looks == count)
@@ -77,7 +81,8 @@ def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[
     largest = jnp.max(jnp.abs(direction), initial=0.0)
     whole = jnp.minimum(1.0, MAX_MOVE / jnp.maximum(largest, 1e-30))
     length = select(fresh, whole, at.length * jnp.clip(parabola, 0.1, 0.5))
-    following = candidates[jnp.minimum(looks, count - 1)]
+    other = another(candidates[-1], at.refused)
+    following = select(more, other, candidates[jnp.minimum(looks, count - 1)])
     gain = gain_of(slope, direction, blind)
     new = Search(
         x=x,
@@ -90,6 +95,6 @@ def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[
         blind=blind,
         gain=select(searching, gain, jnp.full_like(gain, jnp.inf)),
         looks=looks,
-        refused=select(taken | ~searching, jnp.zeros_like(looks), at.refused + 1),
+        refused=select(more | (searching & ~taken), at.refused + 1, jnp.zeros_like(looks)),
     )
     return new, taken

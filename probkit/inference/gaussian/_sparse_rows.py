@@ -46,6 +46,9 @@ class RowsLatent(GaussianLatent):
     def family(self, arrays: dict) -> str | None:
         return self.whole.family(arrays)
 
+    def kinks(self, arrays: dict) -> int:
+        return self.whole.kinks(arrays)
+
     def gaussian_terms(self, theta: Array, arrays: dict) -> tuple[Array, Array, Array]:
         zero = jnp.zeros(self.size, self.whole.mean(theta, arrays).dtype)
         one = jnp.ones_like(zero)

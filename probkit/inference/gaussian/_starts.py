@@ -32,6 +32,12 @@ def starts(key: Array, count: int, d: int, dtype: np.dtype) -> Array:
     return _REACH * (2.0 * turns - 1.0)
 
 
+def another(last: Array, t: Array) -> Array:
+    """The ``t``-th point after the ``last`` one of `starts`, ``(d,)``."""
+    roots = jnp.asarray(np.sqrt(_primes(len(last))) % 1.0, last.dtype)
+    return _REACH * (2.0 * ((0.5 * (last / _REACH + 1.0) + (t + 1) * roots) % 1.0) - 1.0)
+
+
 def _primes(count: int) -> np.ndarray:
     """The first primes, as floats."""
     found: list[int] = []

@@ -12,7 +12,7 @@ from probkit.inference.gaussian import _normal_cdf
 from probkit.inference.gaussian._broyden import begin_root, follow, handed_over
 from probkit.inference.gaussian._quasi_newton import direction_of, no_pairs, with_pair
 from probkit.inference.gaussian._search import advance, begin
-from probkit.inference.gaussian._starts import starts
+from probkit.inference.gaussian._starts import another, starts
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +142,21 @@ def test_starts_are_spread():
     assert qmc.discrepancy(points / 4 + 0.5) < min(qmc.discrepancy(a) for a in apart)
     other = np.asarray(starts(jax.random.key(2), 64, 3, np.dtype(float)))
     assert not np.allclose(points, other)
+
+
+def test_points_go_on_where_no_start_has_a_value():
+    key = jax.random.key(3)
+    points = starts(key, 7, 2, np.dtype(float))
+    for t in range(3):
+        np.testing.assert_allclose(another(points[3], jnp.int32(t)), points[4 + t], atol=1e-7)
+
+    def fn(x):
+        return jnp.where(x[0] > 1.9, jnp.sum((x - 1.95) ** 2), jnp.nan)
+
+    look = jax.jit(jax.value_and_grad(fn))
+    candidates = jnp.asarray([[-1.0, 0.3], [0.5, 0.2]])
+    move = jax.jit(lambda at, v, g: advance(at, v, g, candidates)[0])
+    at = begin(candidates)
+    for _ in range(45):
+        at = move(at, *look(at.trial))
+    np.testing.assert_allclose(at.x, 1.95, atol=1e-5)

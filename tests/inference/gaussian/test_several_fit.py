@@ -262,3 +262,48 @@ def test_what_no_engine_takes_is_refused():
     for method in (pk.EP(), pk.HybridEP()):
         with pytest.raises(ValueError, match="several rows"):
             pk.fit(model, data, method=method, progress=False)
+
+
+# -- joint modes that run away ---------------------------------------------------------------------
+
+
+def noisy(kernel, **more) -> pk.Model:
+    return pk.Model(
+        f=pk.gp(lambda length, sd: sd**2 * kernel(length), at="x"),
+        g=pk.gp(lambda length_g, sd_g: sd_g**2 * kernel(length_g), at="x", mean=-1.0),
+        y=pk.rv(lambda f, g: dist.Normal(f, jnp.exp(g)), dims="row"),
+        **more,
+    )
+
+
+def test_a_joint_mode_far_from_the_posterior_is_flagged():
+    """A rough mean follows the data, its scale falls: the sites settle, and the bound tells."""
+    _, data = heteroscedastic()
+    model = noisy(pk.kernels.Matern12, level=dist.Normal(0.0, 1.0))
+    fits = [
+        pk.fit(
+            model,
+            {**data, "length": length, "sd": 1.0, "length_g": length, "sd_g": 0.5},
+            method=pk.GPLaplace(draws=10),
+            progress=False,
+        )
+        for length in (0.5, 20.0)
+    ]
+    bad, good = (f.check() for f in fits)
+    assert not bad.ok and good.ok
+    assert "pk.CVI()" in str(bad)
+    assert all(f.approximation.stats["site_residual"] < 1e-4 for f in fits)
+
+
+@pytest.mark.slow
+def test_starts_without_a_mode_are_replaced():
+    """Under wide priors most points have no joint mode to speak of: others are looked at."""
+    _, data = heteroscedastic()
+    names = ("length", "sd", "length_g", "sd_g")
+    model = noisy(pk.kernels.Matern12, **{k: dist.LogNormal(0.0, 1.0) for k in names})
+    data = {k: v[::2] for k, v in data.items()}
+    for seed in range(2):
+        found = pk.fit(model, data, method=pk.GPLaplace(draws=10), progress=False, seed=seed)
+        stats = found.approximation.stats
+        assert found.status is Status.OK and found.check().ok
+        assert abs(stats["log_evidence"] - stats["lower_bound"]) < 1.0
