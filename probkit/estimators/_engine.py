@@ -341,7 +341,7 @@ def _mixture(
     program = target.program
 
     def fn(thetas: Array, arrays: dict) -> Sites:
-        problem = _marginal.posed_for(program, arrays)
+        problem = _marginal.posed_for(program, arrays, method.engine)
         engine = _marginal.engine_named(method.engine, problem)
         return jax.lax.map(lambda t: _marginal.sites_at(problem, engine, t)[0], thetas)
 

@@ -113,11 +113,13 @@ def test_outcomes_of_any_size_with_a_kernel_of_ones_own() -> None:
     ):
         found = pk.estimators.GPRegressor(kernel, random_state=0).fit(X, big)
         assert found.score(X, big) > 0.97
-    # A default is where a function's number begins.
-    begun = pk.estimators.GPRegressor(
-        lambda scale=0.3: pk.kernels.RBF(scale), random_state=0, options={"max_steps": 1}
-    )
-    assert begun.fit(X, Y).hyperparameters_["scale"] < 0.9
+    # A default is what a function's number begins around.
+    begun = [
+        pk.estimators.GPRegressor(make, random_state=0, options={"max_steps": 1, "starts": 1})
+        for make in (lambda s=0.03: pk.kernels.RBF(s), lambda s=3.0: pk.kernels.RBF(s))
+    ]
+    small, large = (b.fit(X, Y).hyperparameters_["s"] for b in begun)
+    np.testing.assert_allclose(large, 100.0 * small)
     sizes = pk.estimators.GPRegressor(
         pk.kernels.Linear(2.0) * pk.kernels.PoweredExponential(0.4, 1.5), random_state=0
     )
