@@ -74,7 +74,7 @@ def load(quick: bool) -> pd.DataFrame:
     return pd.DataFrame({"year": year, "t": year - 1976.0, "co2": means.to_numpy()})
 
 
-def split(frame: pd.DataFrame, date: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split(frame: Any, date: float) -> tuple[Any, Any]:
     """The years before a date, and the eight after it."""
     return frame[frame.year < date], frame[(frame.year >= date) & (frame.year < date + YEARS)]
 

@@ -86,7 +86,7 @@ def main() -> None:
     print("wrote gp_classification.png")
 
 
-def finer(sizes: Any, scales: Any, surface: np.ndarray) -> tuple[Any, Any, np.ndarray]:
+def finer(sizes: Any, scales: Any, surface: np.ndarray) -> tuple[Any, Any, Any]:
     """A surface between the points of its grid, by cubic pieces that add no hills of their own."""
     from scipy.interpolate import pchip_interpolate
 
