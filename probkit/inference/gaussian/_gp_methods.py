@@ -246,7 +246,7 @@ class EP(GPMethod):
         objective: ``"map"`` maximises log evidence plus log prior of the hyperparameters (in the
             unconstrained space), ``"ml2"`` the log evidence alone.
         starts: searches for hyperparameters; the best is kept.
-        screen: random points that each search chooses its start from.
+        screen: scattered points that each search chooses its start from.
         max_steps: evaluations of the evidence at the most, a search.
         tolerance: a search ends when less than this is to be gained, in nats.
 

@@ -80,7 +80,7 @@ from probkit.inference.gaussian._summit import Summit, curved, plain, summit
 ENGINES = ("auto", "exact", "laplace", "ep")
 _PRECISE = 1e-7
 _WEIGHED = 500  # draws of an approximation that its evidence is estimated from
-_SCREEN = 4  # random points that the search for the top begins with the best of
+_SCREEN = 4  # scattered points that the search for the top begins with the best of
 
 
 def engine_named(name: str, problem: Problem | Several) -> Engine:

@@ -10,7 +10,7 @@ that of the bound at its optimum over q (Titsias 2009); with mini-batches at the
 q that has just seen the rows at hand makes the gradient on them biased.
 
 ``theta`` maximises the objective (plus the log prior for ``objective="map"``), as for the dense
-engines (`_learning`). It begins at the best of ``screen`` random points, each judged by the bound
+engines (`_learning`). It begins at the best of ``screen`` points, each judged by the bound
 after some natural-gradient steps on at most a thousand rows: from a bad start even an exact
 evidence leads to a useless optimum.
 
