@@ -244,7 +244,12 @@ class Posterior:
         return self.groups("log_likelihood")["log_likelihood"]
 
     def loo(self) -> Loo:
-        """Leave-one-out predictive accuracy by Pareto-smoothed importance sampling."""
+        """Leave-one-out predictive accuracy.
+
+        By Pareto-smoothed importance sampling; by the engine's cavities where a Gaussian process
+        was fitted at a point of its hyperparameters with an observation at each row (exact for
+        normal noise, given the hyperparameters; every k is 0 then).
+        """
         if "loo" not in self._cache:
             self._cache["loo"] = _groups.loo_of(self)
         return self._cache["loo"]

@@ -114,6 +114,25 @@ def loo(
     )
 
 
+def exact_loo(pointwise: ArrayLike, log_lik: ArrayLike) -> Loo:
+    """Leave-one-out figures that are known without importance sampling: every k is 0.
+
+    Args:
+        pointwise: elpd of each observation, shape (obs,).
+        log_lik: log likelihood of each at each draw, shape (chain, draw, obs), for ``p_loo``.
+    """
+    elpd, values = np.asarray(pointwise, np.float64), np.asarray(log_lik, np.float64)
+    stacked = values.reshape(-1, values.shape[-1])
+    lppd = logsumexp(stacked, axis=0) - np.log(len(stacked))
+    return Loo(
+        elpd=float(elpd.sum()),
+        se=float(np.sqrt(elpd.size * elpd.var())),
+        p_loo=float(np.sum(lppd - elpd)),
+        pointwise=elpd,
+        khat=np.zeros(elpd.shape),
+    )
+
+
 def _likelihood_efficiency(flat: Array) -> Array:
     """ESS of the likelihood over the number of draws; 1 where it cannot be estimated."""
     with np.errstate(invalid="ignore"):

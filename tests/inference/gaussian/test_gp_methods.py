@@ -63,6 +63,19 @@ def test_exact_leave_one_out(exact):
     gap = (inverse @ Y) * var
     truth = -0.5 * np.log(2 * np.pi * var) - 0.5 * gap**2 / var
     np.testing.assert_allclose(exact.approximation.stats["loo_i"], truth, atol=1e-8)
+    found = exact.loo()
+    np.testing.assert_allclose(found.pointwise, truth, atol=1e-8)
+    assert abs(found.elpd - truth.sum()) < 1e-7 and not found.khat.any()
+    assert 2.0 < found.p_loo < 20.0
+
+
+def test_leave_one_out_of_seen_rows_alone():
+    """Rows without a label have no density to leave out."""
+    gone = np.arange(40) % 7 == 3
+    y = np.ma.masked_array((Y > 0).astype(int), gone)
+    found = fit(classes, y, pk.EP(draws=20))
+    rows = found.approximation.stats["loo_i"]
+    np.testing.assert_array_equal(found.loo().pointwise, rows[~gone])
 
 
 def test_draws_have_the_moments(exact):
