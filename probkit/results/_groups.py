@@ -361,11 +361,12 @@ def loo_of(p: Posterior) -> Any:
     """See `Posterior.loo`: all observed sites together, imputed entries left out."""
     from probkit.results._psis import exact_loo, loo
 
-    parts = []
+    parts, kept = [], []
     for value in log_likelihood_values(p).values():
         flat = value.reshape(*value.shape[:2], -1)
         # (Missing by design at every draw; a term that is no number at some of them is told.)
-        parts.append(flat[..., ~np.isnan(flat).all(axis=(0, 1))])
+        kept.append(~np.isnan(flat).all(axis=(0, 1)))
+        parts.append(flat[..., kept[-1]])
     if not parts:
         raise ValueError(
             "loo: the model has no observed variable and no likelihood factor to leave out"
@@ -374,9 +375,9 @@ def loo_of(p: Posterior) -> Any:
     if p.approximation is None:
         return loo(log_lik)
     rows = _rows_left_out(p)
-    if rows is not None and len(parts) == 1 and len(rows) == np.size(value[0, 0]):
+    if rows is not None and len(kept) == 1 and len(rows) == len(kept[0]):
         # An engine's own, by a closed form: nothing that draws would tell better.
-        return exact_loo(rows[~np.isnan(value).all(axis=(0, 1)).ravel()], log_lik)
+        return exact_loo(rows[kept[0]], log_lik)
     return loo(log_lik, 1.0, p.stats.get("log_weight"))
 
 
