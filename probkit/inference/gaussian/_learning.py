@@ -50,7 +50,7 @@ _MOST_JITTER = 1e-6  # of the mean diagonal: beyond, it is another model and is 
 #: Residuals of the sites while starts are compared, and afterwards. (The energies of EP and CVI are
 #: stationary in the sites: a residual r costs r^2 in them, and r in their derivatives.)
 _ROUGH, _FINE = 1e-2, 1e-5
-_ASTRAY = 0.3
+_ASTRAY = 0.3  # a residual of sites of several processes, in sds, whose energy says nothing
 _HANDOVER = 1e-3  # nats that a scout leaves to be gained
 
 
