@@ -111,8 +111,12 @@ class Inference(eqx.Module):
         return False
 
     @property
-    def brief_init(self) -> bool:
-        """Whether `init` is so little work that optimising its program costs more than it gives."""
+    def init_on_host(self) -> bool:
+        """Whether `init` is NumPy code: a few zeros need no compiler.
+
+        Then it is called as it is, with a `numpy.random.Generator` (of the run's key and the
+        chain's number) in the place of a key, and returns NumPy arrays.
+        """
         return False
 
     @property
@@ -125,8 +129,8 @@ class Inference(eqx.Module):
         return state
 
     @abc.abstractmethod
-    def init(self, key: Array, target: Target) -> PyTree:
-        """The state of one chain before its first step (traced)."""
+    def init(self, key: Any, target: Target) -> PyTree:
+        """The state of one chain before its first step (traced, or see `init_on_host`)."""
 
     @abc.abstractmethod
     def step(

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,6 @@ from probkit.core._errors import check_count
 from probkit.core._inference import Approximation, Batches, Draws, Inference
 from probkit.core._keys import key_data, step_key, wrap_key
 from probkit.core._programs import (
-    BRIEF,
     compiled,
     density_fingerprint,
     density_is_small,
@@ -185,8 +184,7 @@ class _Driver:
         # The method's structure (its static fields) keys the memory cache; on disk it is `parts`.
         dim = None if self.rows is None else self.rows.dim
         variant = (self.treedef, dim, self.devices, one_kernel)
-        options = BRIEF if name == "init" and self.method.brief_init else None
-        made = compiled(self.target.program, name, variant, fn, args, parts, options)
+        made = compiled(self.target.program, name, variant, fn, args, parts)
         self.seconds["compile"] += time.perf_counter() - begin
         return made
 
@@ -215,16 +213,28 @@ class _Driver:
         # (In turns on a CPU: a vectorised density takes longer to compile there.)
         return strong(each_chain(lambda key, _: method.init(key, target), keys, chains))
 
+    def _init_on_host(self, ids: np.ndarray) -> PyTree:
+        states = [
+            self.method.init(np.random.default_rng([*self.key, c]), self.target) for c in ids
+        ]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+
+    def _starting(self, ids: np.ndarray, fixed: tuple) -> Callable[[], PyTree]:
+        """What makes the first state of all chains."""
+        if self.method.init_on_host:
+            return functools.partial(self._init_on_host, ids)
+        args = (self.key, ids, *fixed)
+        return functools.partial(self._program("init", self._init, args), *args)
+
     # -- driving ----------------------------------------------------------------------------
 
     def drive(self, resume: str | Path | Snapshot | None) -> Run:
         ids = np.arange(self.chains, dtype=np.uint32)
         fixed = (self.leaves, self.target.arrays)
-        init = self._program("init", self._init, (self.key, ids, *fixed))
+        init = self._starting(ids, fixed)
         snapshot = self._resume(resume)
-        key = self.key
         begin = time.perf_counter()
-        self._at = (0, init(key, ids, *fixed))
+        self._at = (0, init())
         if snapshot is not None:
             self._adopt(snapshot)
         self.seconds["run"] += time.perf_counter() - begin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -67,7 +67,11 @@ class Thin(Inference):
     def batches(self) -> Batches | None:
         return None
 
-    def init(self, key: Array, target: Target) -> PyTree:
+    @property
+    def init_on_host(self) -> bool:
+        return self.method.init_on_host
+
+    def init(self, key: Any, target: Target) -> PyTree:
         return self.method.init(key, target)
 
     def step(

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from probkit.inference.gaussian._quasi_newton import direction_of
@@ -40,8 +41,10 @@ class Root(NamedTuple):
 
 def begin_root(d: int, dtype: Any) -> Root:
     """No pairs yet."""
-    none = jnp.zeros((_MEMORY, d), dtype)
-    return Root(none, none, jnp.int32(0), jnp.asarray(jnp.inf, dtype))
+    none: Any = np.zeros((_MEMORY, d), dtype)
+    count: Any = np.zeros((), np.int32)
+    merit: Any = np.full((), np.inf, dtype)
+    return Root(none, none, count, merit)
 
 
 def follow(at: Search, root: Root, value: Array, slope: Array) -> tuple[Search, Root, Array]:

@@ -198,7 +198,7 @@ class GPMethod(Inference):
         self.damping = shares.get("damping", shares.get("step", 1.0))
 
     @property
-    def brief_init(self) -> bool:
+    def init_on_host(self) -> bool:
         return True
 
     @property
@@ -218,7 +218,7 @@ class GPMethod(Inference):
     def requires(self) -> tuple[str, ...]:
         return ("gaussian_latent",) if self.engine.several is None else ("gaussian_latents",)
 
-    def init(self, key: Array, target: Target) -> dict[str, Array]:
+    def init(self, key: Any, target: Target) -> dict[str, Any]:
         return _learning.init(key, target, self.engine.fitting(target), self.screen)
 
     def step(

@@ -118,8 +118,8 @@ class Options(NamedTuple):
         )
 
 
-def init(key: Array, target: Target, engine: Engine, screen: int) -> dict:
-    """The state of one search: points to look at, and sites to start from."""
+def init(rng: np.random.Generator, target: Target, engine: Engine, screen: int) -> dict:
+    """The state of one search: points to look at, and sites to start from (on the host)."""
     problem = posed(target.program, target.arrays, engine.closed)
     engine.check(problem)
     scouting = engine.scout is not None
@@ -128,16 +128,17 @@ def init(key: Array, target: Target, engine: Engine, screen: int) -> dict:
     else:
         _check_memory(problem.latent.name, problem.latent.size, None)
     latent, dtype = problem.latent, target.dtype
-    candidates = starts(key, screen, latent.theta.size, dtype)
+    place = rng.integers(2**32, dtype=np.uint32)
+    candidates = starts(place, screen, latent.theta.size, dtype)
     blank = problem.blank(dtype)
     state = {f"search_{k}": v for k, v in begin(candidates)._asdict().items()}
     sites = {"l1": blank.l1, "l2": blank.l2}
-    inner = {"residual": jnp.asarray(jnp.inf, dtype), "reason": jnp.int32(0)}
-    inner["scouting"] = jnp.asarray(scouting)
+    inner = {"residual": np.full((), np.inf, dtype), "reason": np.zeros((), np.int32)}
+    inner["scouting"] = np.asarray(scouting)
     if engine.root:
         root = begin_root(candidates.shape[1], candidates.dtype)
         inner |= {f"root_{k}": v for k, v in root._asdict().items()}
-    return {**state, **sites, **inner, "candidates": candidates, "log_z": jnp.zeros((), dtype)}
+    return {**state, **sites, **inner, "candidates": candidates, "log_z": np.zeros((), dtype)}
 
 
 def step(

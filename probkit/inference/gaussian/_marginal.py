@@ -144,7 +144,7 @@ def highest(target: Target, name: str) -> Summit:
     """Where the hyperparameters' log density is highest, and how it falls off."""
     problem = posed_for(target.program, target.arrays, name)
     d = problem.latent.theta.size
-    candidates = starts(jax.random.key(0), _SCREEN, d, target.dtype)
+    candidates = jnp.asarray(starts(np.uint32(0), _SCREEN, d, target.dtype))
     return summit(lambda theta: _height(problem, name, theta), candidates)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from probkit.core import Target
@@ -144,7 +145,7 @@ class Problem:
 
     def blank(self, dtype: Any) -> Sites:
         """Sites that say nothing."""
-        none = jnp.zeros(self.latent.size, dtype)
+        none: Any = np.zeros(self.latent.size, dtype)
         return Sites(none, none)
 
 

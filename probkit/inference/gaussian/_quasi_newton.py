@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import select
 from jaxtyping import Array
 
@@ -20,9 +21,9 @@ MEMORY = 10
 _WATCHED = 128  # coordinates whose unknown directions are kept account of
 
 
-def no_pairs(d: int, dtype: Any) -> Array:
+def no_pairs(d: int, dtype: Any) -> np.ndarray:
     """The memory before the first pair."""
-    return jnp.zeros((2, MEMORY, d), dtype)
+    return np.zeros((2, MEMORY, d), dtype)
 
 
 def with_pair(memory: Array, s: Array, y: Array, use: Array) -> tuple[Array, Array]:
@@ -53,9 +54,9 @@ def direction_of(slope: Array, memory: Array) -> Array:
     return -jax.lax.scan(up, scale * q, (pairs, rho, shares), reverse=True)[0]
 
 
-def all_blind(d: int, dtype: Any) -> Array:
+def all_blind(d: int, dtype: Any) -> np.ndarray:
     """The projector on the directions that no pair tells of: all (not kept beyond `_WATCHED`)."""
-    return jnp.eye(d if d <= _WATCHED else 0, dtype=dtype)
+    return np.eye(d if d <= _WATCHED else 0, dtype=dtype)
 
 
 def with_sight(blind: Array, s: Array, use: Array) -> Array:

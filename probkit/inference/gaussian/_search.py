@@ -9,9 +9,10 @@ search starts from the best of them, or of some more points where none of them h
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import select
 from jaxtyping import Array
 
@@ -46,15 +47,18 @@ class Search(NamedTuple):
     refused: Array
 
 
-def begin(candidates: Array) -> Search:
-    """A search whose first trial is ``candidates[0]``; they have shape ``(count, d)``."""
+def begin(candidates: Any) -> Search:
+    """A search whose first trial is ``candidates[0]``; they have shape ``(count, d)``.
+
+    Nothing is computed: of NumPy's candidates it is made of NumPy's arrays.
+    """
     d, dtype = candidates.shape[1], candidates.dtype
-    zero, inf = jnp.zeros((), dtype), jnp.asarray(jnp.inf, dtype)
-    count = jnp.int32(0)
-    first = candidates[0]
-    none = jnp.zeros_like(first)
+    zero, inf = np.zeros((), dtype), np.full((), np.inf, dtype)
+    count = np.zeros((), np.int32)
+    first, none = candidates[0], np.zeros(d, dtype)
     pairs = no_pairs(d, dtype), all_blind(d, dtype)
-    return Search(first, inf, none, first, none, zero, *pairs, inf, count, count)
+    parts: Any = (first, inf, none, first, none, zero, *pairs, inf, count, count)
+    return Search(*parts)
 
 
 def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[Search, Array]:

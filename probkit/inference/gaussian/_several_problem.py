@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from probkit.core import Target
@@ -59,7 +60,8 @@ class Several:
         """Sites that say nothing."""
         shape = (len(self.latent.names), self.latent.size)
         second = shape if self.kind == "softmax" else (shape[0], *shape)
-        return Sites(jnp.zeros(shape, dtype), jnp.zeros(second, dtype))
+        parts: Any = (np.zeros(shape, dtype), np.zeros(second, dtype))
+        return Sites(*parts)
 
     def start(self, theta: Array, prior: Prior) -> Sites:
         """Sites to start from: almost flat."""

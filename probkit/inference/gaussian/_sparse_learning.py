@@ -48,7 +48,7 @@ from probkit.inference.gaussian._learning import memory
 from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._sparse import Basis, Bounds, Natural
 from probkit.inference.gaussian._sparse_rows import part
-from probkit.inference.gaussian._starts import starts
+from probkit.inference.gaussian._starts import place_of, starts
 
 #: Windows without a gain that end a fit, steps of a window, and steps in a row that may fail.
 QUIET, _SHORT, _SOME, _LONG, MOST_BAD = 3, 20, 50, 400, 25
@@ -101,7 +101,7 @@ def init(key: Array, target: Target, how: Settings) -> dict[str, Any]:
     count = points.check_fit(how.name, problem, how.number, how.given)
     row_key, place_key, start_key, screen_key, judge_key = jax.random.split(key, 5)
     latent, dtype = problem.latent, target.dtype
-    thetas = starts(start_key, how.screen, latent.theta.size, dtype)
+    thetas = starts(place_of(start_key), how.screen, latent.theta.size, dtype)
     x = latent.points(target.arrays)[points.some_rows(row_key, latent.size)]
     z = how.given if how.given is not None else x[points.kmeans(place_key, x, count)]
     z = jnp.asarray(z, dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,25 +13,30 @@ from jaxtyping import Array
 _REACH = 2.0
 
 
-def starts(key: Array, count: int, d: int, dtype: np.dtype) -> Array:
+def starts(place: Any, count: int, d: int, dtype: np.dtype) -> Any:
     """``count`` points spread over ``[-2, 2]^d``, ``(count, d)``: neighbours in a sequence.
 
-    The sequence is Richtmyer's, multiples of square roots of primes modulo one, and the key says
-    where in it they stand. A few points of it leave smaller holes than as many independent ones: of
+    The sequence is Richtmyer's, multiples of square roots of primes modulo one, and the place says
+    where in it they begin. A few points of it leave smaller holes than as many independent ones: of
     60 searches for the three hyperparameters of a regression, each from the best of four points, 5
     ended on a lower hill than another with independent points, and none with these.
 
     Args:
-        key: whose own bits are the place; do not use it for anything else.
+        place: any 32-bit number (``uint32``); of a NumPy number the points are NumPy's, else traced.
         count: how many points.
         d: of how many coordinates.
         dtype: of the result.
     """
     roots = np.sqrt(_primes(d)) % 1.0
-    steps = jnp.asarray(np.round(roots * 2.0**32).astype(np.uint32))
-    place = jnp.ravel(jax.random.key_data(key))[-1] + jnp.arange(count, dtype=jnp.uint32)
-    turns = (place[:, None] * steps).astype(dtype) * dtype.type(2.0**-32)  # modulo 2^32, by itself
+    steps = np.round(roots * 2.0**32).astype(np.uint32)
+    places = place + np.arange(count, dtype=np.uint32)  # modulo 2^32, by itself, as their products
+    turns = (places[:, None] * steps).astype(dtype) * dtype.type(2.0**-32)
     return _REACH * (2.0 * turns - 1.0)
+
+
+def place_of(key: Array) -> Array:
+    """A place for `starts`: the key's own bits; do not use it for anything else."""
+    return jnp.ravel(jax.random.key_data(key))[-1]
 
 
 def another(last: Array, t: Array) -> Array:
