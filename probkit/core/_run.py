@@ -214,9 +214,7 @@ class _Driver:
         return strong(each_chain(lambda key, _: method.init(key, target), keys, chains))
 
     def _init_on_host(self, ids: np.ndarray) -> PyTree:
-        states = [
-            self.method.init(np.random.default_rng([*self.key, c]), self.target) for c in ids
-        ]
+        states = [self.method.init(np.random.default_rng([*self.key, c]), self.target) for c in ids]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
     def _starting(self, ids: np.ndarray, fixed: tuple) -> Callable[[], PyTree]:

@@ -108,6 +108,15 @@ def jittered_cholesky(matrix: Array, tries: int = 8) -> tuple[Array, Array]:
     return tril, jnp.where(broken(tril), jnp.inf, share)
 
 
+def little_jitter(matrix: Array) -> Array:
+    """The least share of `jittered_cholesky`, where no more is needed; else NaN."""
+    n, mean = matrix.shape[0], jnp.mean(jnp.diagonal(matrix))
+    least = n * float(jnp.finfo(matrix.dtype).eps)
+    whole = matrix + (least * mean) * jnp.eye(n, dtype=matrix.dtype)
+    tril = jnp.linalg.cholesky(whole.T, symmetrize_input=False)
+    return least + 0.0 * tril[-1, -1]
+
+
 def safe_cholesky(matrix: Array, tries: int = 8) -> Array:
     """The factor of `jittered_cholesky` alone: for where the jitter is reported elsewhere."""
     return jittered_cholesky(matrix, tries)[0]
@@ -172,17 +181,23 @@ def factored_inverse(tril: Array) -> Array:
 
 def factorise(prior: Prior, sites: Sites) -> Factor:
     """Condition the prior on the sites: one Cholesky factor and its inverse."""
+    factor = factored(prior, sites)
+    return factor._replace(inverse=lower_inverse(factor.tril, _leaf(len(factor.s))))
+
+
+def factored(prior: Prior, sites: Sites) -> Factor:
+    """What `factorise` gives, with an empty matrix in the place of the inverse."""
     n = prior.m.shape[0]
     s = jnp.sqrt(sites.l2)
     tril, jitter = jittered_cholesky(jnp.eye(n, dtype=s.dtype) + s[:, None] * s * prior.K)
-    inverse = lower_inverse(tril, _leaf(n))
     split = split_by_precision(prior, sites, sites.l1 - sites.l2 * prior.m)
     alpha, squares = weights(prior, s, tril, split)
     ka = prior.K @ alpha
     quiet = jnp.where(split.precise, 0.0, sites.l1 * prior.m - 0.5 * sites.l2 * prior.m**2)
     rest = jnp.sum(quiet + 0.5 * (split.r * ka - squares) - jnp.log(jnp.diagonal(tril)))
     log_g = rest + jnp.sum(jnp.where(split.precise, site_heights(sites), 0.0))
-    return Factor(tril, inverse, s, alpha, prior.m + ka, log_g, rest, jitter)
+    none = jnp.zeros((0, 0), s.dtype)
+    return Factor(tril, none, s, alpha, prior.m + ka, log_g, rest, jitter)
 
 
 def site_heights(sites: Sites) -> Array:

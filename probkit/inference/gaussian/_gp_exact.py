@@ -4,9 +4,13 @@ r"""The exact log evidence of a Gaussian vector with Gaussian terms.
 
 in the notation of `_conditioning`. The derivative with respect to the terms is that of their
 expectation under the posterior, with ``v_i = (1 - R_ii / a_i) / a_i`` from the inverse that the
-kernel's derivative needs anyway. With little noise ``log G`` and ``c`` are large and nearly
-opposite, so their sum is taken as ``log_rest`` and the heights of the terms' peaks. Cost: one
-Cholesky factor and one inverse.
+kernel's derivative needs anyway. The leave-one-out density is from it too, without a difference
+of large numbers (Rasmussen and Williams 2006, eq. 5.12):
+
+    log p(y_i | y_-i) = height_i + (log(R_ii / a_i) - alpha_i^2 / R_ii) / 2.
+
+With little noise ``log G`` and ``c`` are large and nearly opposite, so their sum is taken as
+``log_rest`` and the heights of the terms' peaks. Cost: one Cholesky factor and one inverse.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from probkit.inference.gaussian._conditioning import (
     Adjoint,
     Sites,
     attach,
+    factored,
     factored_inverse,
-    factorise,
     precise_sites,
 )
 from probkit.inference.gaussian._problem import Problem
@@ -28,16 +32,25 @@ from probkit.inference.gaussian._problem import Problem
 
 def value(problem: Problem, theta: Array) -> Array:
     """The log evidence with its derivative with respect to ``theta``."""
+    return evidence(problem, theta)[0]
+
+
+def evidence(problem: Problem, theta: Array) -> tuple[Array, Sites, dict[str, Array]]:
+    """`value`, the terms as sites, and what `summarise` gives: NaN where that takes more."""
     moved, terms = problem.prior(theta), problem.peaks(theta)
     prior, known = jax.lax.stop_gradient((moved, terms))
     a = known.a
     sites = Sites(known.b, a)
-    at = factorise(prior, sites)
+    at = factored(prior, sites)
     r = at.s[:, None] * at.s * factored_inverse(at.tril)
     slope = Adjoint(0.5 * (jnp.outer(at.alpha, at.alpha) - r), at.alpha)
-    seen = jnp.where(a > 0.0, a, 1.0)
+    seen, each = jnp.where(a > 0.0, a, 1.0), jnp.diagonal(r)
+    shrunk = 1.0 - each / seen
     # A row without observations has a = 0 whatever theta is: its derivative is never used.
-    v = jnp.where(a > 0.0, (1.0 - jnp.diagonal(r) / seen) / seen, 0.0)
+    v = jnp.where(a > 0.0, shrunk / seen, 0.0)
     whole = jnp.sum(jnp.where(precise_sites(prior, sites), known.height, known.c)) + at.log_rest
     expected = problem.terms(theta)(at.mu) - 0.5 * terms.a * v
-    return attach(whole, slope, moved, jnp.sum(expected))
+    known_v = jnp.where((a > 0.0) & (shrunk > 1e8 * jnp.finfo(v.dtype).eps), v, jnp.nan)
+    loo = known.height + 0.5 * (jnp.log(each / a) - at.alpha**2 / each)
+    told = {"mean": at.mu, "sd": jnp.sqrt(known_v), "loo": loo, "jitter": at.jitter}
+    return attach(whole, slope, moved, jnp.sum(expected)), sites, jax.lax.stop_gradient(told)

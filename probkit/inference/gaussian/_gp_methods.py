@@ -25,6 +25,7 @@ from probkit.inference.gaussian import (
     _gp_exact,
     _gp_laplace,
     _learning,
+    _learnt,
     _several_cvi,
     _several_ep,
     _several_laplace,
@@ -143,7 +144,12 @@ def exact_engine() -> Engine:
                 "pk.GPLaplace()"
             )
 
-    return Engine(solve, lambda problem, theta, sites: _gp_exact.value(problem, theta), check=check)
+    return Engine(
+        solve,
+        lambda problem, theta, sites: _gp_exact.value(problem, theta),
+        check=check,
+        told=_gp_exact.evidence,
+    )
 
 
 class GPMethod(Inference):
@@ -224,7 +230,8 @@ class GPMethod(Inference):
     def step(
         self, key: Array, target: Target, state: dict[str, Array], batch: Batch | None, t: Array
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        return _learning.step(target, state, self.engine.fitting(target), self.objective)
+        engine = self.engine.fitting(target)
+        return _learning.step(target, state, engine, self.objective, self.tolerance)
 
     def terminate(self, state: dict[str, Array], info: dict[str, Array]) -> tuple[Array, Array]:
         return _learning.terminate(state, self.tolerance, self.engine.root)
@@ -233,7 +240,7 @@ class GPMethod(Inference):
         self, key: np.ndarray, target: Target, state: Any, history: dict[str, np.ndarray]
     ) -> Approximation:
         name, engine = type(self).__name__, self.engine.fitting(target)
-        return _learning.finish(target, state, history, int(self.draws), name, engine)
+        return _learnt.finish(target, state, history, int(self.draws), name, engine)
 
 
 class EP(GPMethod):

@@ -17,7 +17,6 @@ there, with the scout's sites and inverse Hessian. A few evaluations of its own 
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,14 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probkit.core import Approximation, Status, Target, check_between, check_choice, check_count
-from probkit.core._check import Check
-from probkit.core._programs import BRIEF, compiled
+from probkit.core import Status, Target, check_between, check_choice, check_count
 from probkit.inference.gaussian._broyden import Root, begin_root, chosen, follow, handed_over
-from probkit.inference.gaussian._conditioning import Prior, Sites
+from probkit.inference.gaussian._conditioning import Prior, Sites, little_jitter
 from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, Found
-from probkit.inference.gaussian._posterior import approximation, summarise
-from probkit.inference.gaussian._problem import WALL, Problem
+from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._search import Search, advance, begin
 from probkit.inference.gaussian._several_problem import Several, check_rows, is_several, posed
 from probkit.inference.gaussian._starts import starts
@@ -41,12 +37,6 @@ from probkit.inference.gaussian._starts import starts
 OPTIONS = ("draws", "objective", "starts", "screen", "max_steps", "tolerance")
 _BYTES = 12  # matrices of n x n doubles alive at once, about
 _REFUSED, _ROOTLESS = 12, 4  # trials in a row: of a search, and of one that may have no end
-#: Nats left to be gained that are let pass. A field without a potential need not have a root: then
-#: the search ends where it is least, and a tenth of a nat there is less than half a posterior
-#: standard deviation of a hyperparameter.
-_LEFT, _LEFT_OF_ROOT = 0.01, 0.1
-_EDGE = WALL - 1.0  # a hyperparameter this far out is on its way to the wall
-_MOST_JITTER = 1e-6  # of the mean diagonal: beyond, it is another model and is said
 #: Residuals of the sites while starts are compared, and afterwards. (The energies of EP and CVI are
 #: stationary in the sites: a residual r costs r^2 in them, and r in their derivatives.)
 _ROUGH, _FINE = 1e-2, 1e-5
@@ -66,6 +56,8 @@ class Engine(NamedTuple):
         closed: of an engine for several processes: whether its sites of softmax terms are their
             probabilities.
         several: the engine for models with several processes, where there is one.
+        told: of an engine that has all at hand: the value, the sites, and what `summarise` gives,
+            but for the prior's own jitter, and NaN where that takes more.
         tight: nats a row that its log evidence may lie above the evidence lower bound of its own
             Gaussian; None where that says nothing.
     """
@@ -77,6 +69,7 @@ class Engine(NamedTuple):
     scout: Engine | None = None
     closed: bool = False
     several: Engine | None = None
+    told: Callable[[Any, Array], tuple[Array, Sites, dict[str, Array]]] | None = None
     tight: float | None = None
 
     def fitting(self, target: Target) -> Engine:
@@ -138,11 +131,15 @@ def init(rng: np.random.Generator, target: Target, engine: Engine, screen: int) 
     if engine.root:
         root = begin_root(candidates.shape[1], candidates.dtype)
         inner |= {f"root_{k}": v for k, v in root._asdict().items()}
+    if engine.told is not None:
+        rows = np.full(latent.size, np.nan, dtype)
+        both = np.full(2, np.nan, dtype)
+        inner["told"] = {"mean": rows, "sd": rows, "loo": rows, "jitters": both}
     return {**state, **sites, **inner, "candidates": candidates, "log_z": np.zeros((), dtype)}
 
 
 def step(
-    target: Target, state: dict, engine: Engine, objective: str
+    target: Target, state: dict, engine: Engine, objective: str, tolerance: Array | float
 ) -> tuple[dict, dict[str, Array]]:
     """One evaluation at the trial point, and the next trial."""
     problem = posed(target.program, target.arrays, engine.closed)
@@ -150,9 +147,9 @@ def step(
     candidates, scouting = state["candidates"], state["scouting"]
     look = functools.partial(_look, problem, state, objective, at.looks < candidates.shape[0])
     if engine.scout is None:
-        value, slope, found, log_z = look(engine, at.trial)
+        value, slope, seen = look(engine, at.trial)
     else:
-        value, slope, found, log_z = jax.lax.cond(
+        value, slope, seen = jax.lax.cond(
             scouting,
             functools.partial(look, engine.scout),
             functools.partial(look, engine),
@@ -179,14 +176,38 @@ def step(
         out["scouting"] = scouting & ~over & ~alone
     pick = lambda a, b: jnp.where(taken, a, b)  # noqa: E731
     out |= {f"search_{k}": v for k, v in new._asdict().items()}
+    found = seen.found
+    if engine.told is not None:
+        last = taken & (new.looks >= candidates.shape[0]) & (new.gain < tolerance)
+        whole = functools.partial(_whole, problem, at.trial)
+        out["told"] = jax.lax.cond(last, whole, lambda told: state["told"], seen.told)
     out |= {
         "l1": pick(found.sites.l1, state["l1"]),
         "l2": pick(found.sites.l2, state["l2"]),
         "residual": pick(found.residual, state["residual"]),
         "reason": pick(found.reason, state["reason"]),
-        "log_z": pick(log_z, state["log_z"]),
+        "log_z": pick(seen.log_z, state["log_z"]),
     }
     return out, {"objective": -new.value, "site_steps": found.steps, "gain": new.gain}
+
+
+class Seen(NamedTuple):
+    """What an engine finds at a point, beside the value and the derivative of the objective.
+
+    ``told`` is empty but for an engine that has it at hand.
+    """
+
+    found: Found
+    log_z: Array
+    told: dict[str, Array]
+
+
+def _whole(problem: Problem | Several, theta: Array, told: dict[str, Array]) -> dict[str, Array]:
+    """What an engine told, with the jitter of the prior itself (which draws are made with)."""
+    rest = {k: v for k, v in told.items() if k != "jitter"}
+    # (K is made anew: to keep it for this would cost every look the time to write it down.)
+    own = little_jitter(problem.prior(theta).K)
+    return {**rest, "jitters": jnp.stack([told["jitter"], own])}
 
 
 def _look(
@@ -196,31 +217,42 @@ def _look(
     cold: Array,
     engine: Engine,
     theta: Array,
-) -> tuple[Array, Array, Found, Array]:
-    """What is minimised at ``theta`` with its derivative, the sites, and the log evidence."""
+) -> tuple[Array, Array, Seen]:
+    """What is minimised at ``theta`` with its derivative, and what else there is to see."""
 
-    def loss(theta: Array) -> tuple[Array, tuple[Found, Array]]:
-        theta0 = jax.lax.stop_gradient(theta)
-        prior = problem.prior(theta0)
-        flat = problem.start(theta0, prior)
-        warm = Sites(state["l1"], state["l2"])
-        known = problem.kind == "gaussian"
-        start = flat if known else jax.tree.map(lambda a, b: jnp.where(cold, a, b), flat, warm)
-        # (Without hyperparameters there is nothing to search for: the first look is the last.)
-        precise = jnp.where(cold & (theta.size > 0), _ROUGH, _FINE)
-        found = jax.lax.stop_gradient(engine.solve(problem, theta0, prior, start, precise))
-        log_z = engine.value(problem, theta, found.sites)
+    def loss(theta: Array) -> tuple[Array, Seen]:
+        if engine.told is None:
+            found = _solved(problem, state, cold, engine, jax.lax.stop_gradient(theta))
+            log_z, told = engine.value(problem, theta, found.sites), {}
+        else:
+            log_z, sites, told = engine.told(problem, theta)
+            found = Found(sites, jnp.zeros((), theta.dtype), jnp.int32(0), jnp.int32(CONVERGED))
         total = log_z - problem.penalty(theta)
         if objective == "map":
             total += problem.latent.log_prior(theta, problem.arrays)
-        return -total, (found, log_z)
+        return -total, Seen(found, log_z, told)
 
-    (value, (found, log_z)), slope = jax.value_and_grad(loss, has_aux=True)(theta)
+    (value, seen), slope = jax.value_and_grad(loss, has_aux=True)(theta)
+    found = seen.found
     lost = found.reason == NOT_FINITE
     if isinstance(problem, Several):
         # Sites a standard deviation off value nothing (a joint mode that runs away, for one).
         lost |= (found.reason != CONVERGED) & (found.residual > _ASTRAY)
-    return jnp.where(lost, jnp.inf, value), slope, found, log_z
+    return jnp.where(lost, jnp.inf, value), slope, seen
+
+
+def _solved(
+    problem: Problem | Several, state: dict, cold: Array, engine: Engine, theta: Array
+) -> Found:
+    """The engine's sites at ``theta``: from where they were, or from the start where ``cold``."""
+    prior = problem.prior(theta)
+    flat = problem.start(theta, prior)
+    warm = Sites(state["l1"], state["l2"])
+    known = problem.kind == "gaussian"
+    start = flat if known else jax.tree.map(lambda a, b: jnp.where(cold, a, b), flat, warm)
+    # (Without hyperparameters there is nothing to search for: the first look is the last.)
+    precise = jnp.where(cold & (theta.size > 0), _ROUGH, _FINE)
+    return jax.lax.stop_gradient(engine.solve(problem, theta, prior, start, precise))
 
 
 def terminate(state: dict, tolerance: Array | float, root: bool) -> tuple[Array, Array]:
@@ -231,128 +263,6 @@ def terminate(state: dict, tolerance: Array | float, root: bool) -> tuple[Array,
     stuck = state["search_refused"] >= (_ROOTLESS if root else _REFUSED)
     # (A lost search is none of the result's business where another one ended.)
     return (searching & ~state["scouting"] & (flat | stuck)) | lost, jnp.int32(int(Status.OK))
-
-
-def finish(
-    target: Target, state: dict, history: dict, draws: int, name: str, engine: Engine
-) -> Approximation:
-    """The best search's end as a distribution over the model's own space."""
-    best = int(np.nanargmin(state["search_value"]))
-    pick = {k: np.asarray(v[best]) for k, v in state.items()}
-    lost = not np.isfinite(pick["search_value"])
-    # Sites that are closed forms stay close to their terms; others may be anywhere.
-    bounded = engine.tight is not None and pick["l2"].ndim == 3
-    theta, dtype = pick["search_x"], pick["search_x"].dtype
-    params = {"theta": theta, "l1": pick["l1"], "l2": pick["l2"], "arrays": target.arrays}
-    args = (params,)
-    program = compiled(
-        target.program,
-        "gp_summary",
-        (name, bounded),
-        lambda p: summarise(target.program, p, bounded),
-        args,
-        options=BRIEF,
-    )
-    figures = {k: np.asarray(v) for k, v in program(*args).items()}
-    jitter = float(np.max(figures["jitters"]))
-    allowed = max(_MOST_JITTER, 100.0 * pick["l1"].shape[-1] * float(np.finfo(dtype).eps))
-    if not jitter <= allowed:
-        _warn_of_jitter(target, name, jitter, allowed, theta)
-    ends = -state["search_value"]
-    stats = {
-        "log_evidence": -float("inf") if lost else float(pick["log_z"]),
-        "elpd_loo": float(np.sum(figures["loo"])),
-        "loo_i": figures["loo"],
-        "f_mean": figures["mean"],
-        "f_sd": figures["sd"],
-        "site_shift": pick["l1"],
-        "site_precision": pick["l2"],
-        "theta": theta,
-        "steps": history["objective"].shape[1],
-        "site_steps": int(np.sum(history["site_steps"])),
-        "site_residual": float(pick["residual"]),
-        "gain_left": float("inf" if pick["scouting"] else pick["search_gain"]),
-        "jitter": jitter,
-        "starts": len(ends),
-        "starts_at_best": int(np.sum(ends > ends[best] - 0.1)),
-    }
-    left = _LEFT_OF_ROOT if engine.root else _LEFT
-    checks = _checks(theta, stats, float(np.finfo(dtype).eps), allowed, left)
-    if bounded:
-        stats["lower_bound"] = float(figures["bound"])
-        checks = (*checks, _bound_check(stats, pick["l1"].shape[-1], engine.tight))
-    converged = pick["reason"] == CONVERGED and stats["gain_left"] < left
-    status = Status.OK if converged else Status.MAX_STEPS
-    if not (np.isfinite(stats["log_evidence"]) and np.all(np.isfinite(figures["mean"]))):
-        status = Status.NONFINITE
-    return approximation(target, params, draws, stats, checks, status)
-
-
-def _checks(
-    theta: np.ndarray, stats: dict, eps: float, allowed: float, left: float
-) -> tuple[Check, ...]:
-    """What the search itself can say about its result."""
-    residual, gain = stats["site_residual"], stats["gain_left"]
-    limit = max(1e-4, 1e3 * float(eps))
-    ok = bool(residual < limit)
-    words = (
-        "the sites did not settle: take smaller steps (a damping= or step= nearer to 0), or "
-        "pk.NUTS()"
-    )
-    sites = Check("sites", ok, residual, limit, "", "" if ok else words)
-    ok = bool(gain < left)
-    words = "the search for hyperparameters was cut off: allow more max_steps, or more starts"
-    search = Check("hyperparameters", ok, gain, left, "", "" if ok else words)
-    far = float(np.max(np.abs(theta), initial=0.0))
-    ok = far < _EDGE
-    words = (
-        "a hyperparameter ran to the edge of its range: the data do not bound it (separable "
-        "classes, a constant outcome, or duplicate rows); give it an informative prior"
-    )
-    edge = Check("range", ok, far, _EDGE, "", "" if ok else words)
-    ok = stats["jitter"] <= allowed
-    words = "the covariance matrix is hardly positive definite: see the warning of the fit"
-    jitter = Check("jitter", ok, stats["jitter"], allowed, "", "" if ok else words)
-    return sites, search, edge, jitter
-
-
-def _bound_check(stats: dict, rows: int, tight: float | None) -> Check:
-    """Whether the evidence and the lower bound of the same Gaussian say about the same."""
-    gap = abs(stats["log_evidence"] - stats["lower_bound"])
-    gap, most = (gap if np.isfinite(gap) else float("inf")), max(1.0, (tight or 0.0) * rows)
-    ok = bool(gap <= most)
-    words = (
-        "the Gaussian at the mode is not the posterior: the log evidence is far from the lower "
-        "bound that it gives (a joint mode of a mean and its scale may follow the data closely, "
-        "where next to no mass is); take pk.CVI(), or give the scale's process a tighter prior"
-    )
-    return Check("bound", ok, gap, most, "", "" if ok else words)
-
-
-def _warn_of_jitter(
-    target: Target, name: str, jitter: float, allowed: float, theta: np.ndarray
-) -> None:
-    """Warn of a covariance matrix that another one was put in the place of, or refuse it."""
-    latent = posed(target.program, target.arrays, False).latent
-    at = ", ".join(f"{k}={v:.3g}" for k, v in zip(latent.theta.labels(), theta, strict=True))
-    where = f"{name}: site {latent.name!r}: the covariance matrix"
-    remedy = (
-        "check that the kernel is positive definite (a function of a distance need not be one: "
-        "take a kernel of pk.kernels, or sums and products of them), that inputs and kernel are "
-        "finite, and that rows which repeat an input have noise of their own"
-    )
-    if np.isfinite(jitter):
-        warnings.warn(
-            f"{where} got a jitter of {jitter:.1e} of its mean diagonal, expected at most "
-            f"{allowed:.1g}; {remedy}",
-            UserWarning,
-            stacklevel=2,
-        )
-        return
-    raise ValueError(
-        f"{where} is not positive definite, even with a thousandth of its diagonal added, at the "
-        f"best hyperparameters found ({at}, in the unconstrained space); {remedy}"
-    )
 
 
 def _check_memory(name: str, n: int, most: float | None) -> None:

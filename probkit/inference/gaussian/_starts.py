@@ -22,7 +22,7 @@ def starts(place: Any, count: int, d: int, dtype: np.dtype) -> Any:
     ended on a lower hill than another with independent points, and none with these.
 
     Args:
-        place: any 32-bit number (``uint32``); of a NumPy number the points are NumPy's, else traced.
+        place: a 32-bit number (``uint32``); of a NumPy number the points are NumPy's, else traced.
         count: how many points.
         d: of how many coordinates.
         dtype: of the result.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import probkit as pk
 from probkit.core import Status
+from probkit.inference.gaussian import _gp_exact, _learnt
 from probkit.inference.gaussian._learning import _check_memory
-from probkit.inference.gaussian._posterior import log_predictive, predict_latent
+from probkit.inference.gaussian._posterior import log_predictive, predict_latent, summarise
+from probkit.inference.gaussian._problem import Problem
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-3, 3, size=40)
@@ -67,6 +70,57 @@ def test_exact_leave_one_out(exact):
     np.testing.assert_allclose(found.pointwise, truth, atol=1e-8)
     assert abs(found.elpd - truth.sum()) < 1e-7 and not found.khat.any()
     assert 2.0 < found.p_loo < 20.0
+
+
+@pytest.mark.parametrize("log_noise", [-1.0, -5.0, 3.0])
+def test_the_search_tells_what_the_summary_would(log_noise):
+    target = regression.bind({"x": X, "y": Y})
+    with jax.enable_x64(True):
+        problem, theta = Problem.of(target), jnp.asarray([0.1, -0.2, log_noise])
+        _, sites, told = _gp_exact.evidence(problem, theta)
+        params = {"theta": theta, "l1": sites.l1, "l2": sites.l2, "arrays": target.arrays}
+        whole = summarise(target.program, params)
+        # (The summary takes cavities, 1 / v - a: where noise is little, digits are lost.)
+        tight = {"mean": 1e-12, "sd": 1e-9, "loo": 1e-9 if log_noise > -3 else 1e-6}
+        for name, tolerance in tight.items():
+            np.testing.assert_allclose(told[name], whole[name], rtol=tolerance, atol=tolerance)
+        sd, length, noise = np.exp(np.asarray(theta))
+    K = sd**2 * np.exp(-0.5 * ((X[:, None] - X) / length) ** 2) + noise**2 * np.eye(40)
+    inverse = np.linalg.inv(K)
+    var = 1 / np.diag(inverse)
+    truth = -0.5 * (np.log(2 * np.pi * var) + (inverse @ Y) ** 2 * var)
+    np.testing.assert_allclose(told["loo"], truth, rtol=1e-9, atol=1e-9)
+
+
+def test_an_exact_fit_needs_no_program_after_its_search(monkeypatch):
+    def never(*args):
+        raise AssertionError("the summary was asked for")
+
+    monkeypatch.setattr(_learnt, "_summary", never)
+    found = fit(regression, Y[::-1].copy(), pk.GPExact(starts=1))
+    assert found.status is Status.OK and np.all(found.approximation.stats["f_sd"] > 0)
+
+
+def test_sites_without_an_observation_are_predicted():
+    """What the search tells has no such rows: the summary's program is asked."""
+    model = pk.Model(
+        sd=pk.dist.LogNormal(0, 1),
+        length=pk.dist.LogNormal(0, 1),
+        noise=pk.dist.LogNormal(-1, 1),
+        f=pk.gp(lambda sd, length: sd**2 * pk.kernels.RBF(length), at="x"),
+        y=pk.rv(lambda f, noise, site: pk.dist.Normal(f[site], noise), dims="row"),
+    )
+    seen = np.flatnonzero(np.arange(40) % 7 != 3)
+    data = {"x": X, "site": seen, "y": Y[seen]}
+    dims = {"x": ("place",), "site": ("row",), "y": ("row",)}
+    found = pk.fit(model.bind(data, dims=dims), method=pk.GPExact(), progress=False)
+    sd, length, noise = np.exp(found.approximation.stats["theta"])
+    K = sd**2 * np.exp(-0.5 * ((X[:, None] - X) / length) ** 2)
+    precision = np.linalg.inv(K[seen][:, seen] + noise**2 * np.eye(len(seen)))
+    mean = K[:, seen] @ precision @ Y[seen]
+    var = np.diag(K - K[:, seen] @ precision @ K[seen])
+    np.testing.assert_allclose(found.approximation.stats["f_mean"], mean, atol=1e-8)
+    np.testing.assert_allclose(found.approximation.stats["f_sd"], np.sqrt(var), rtol=1e-6)
 
 
 def test_leave_one_out_of_seen_rows_alone():

@@ -151,7 +151,9 @@ def test_starts_are_spread():
 def test_points_go_on_where_no_start_has_a_value():
     points = starts(np.uint32(3), 7, 2, np.dtype(float))
     for t in range(3):
-        np.testing.assert_allclose(another(jnp.asarray(points[3]), jnp.int32(t)), points[4 + t], atol=1e-7)
+        np.testing.assert_allclose(
+            another(jnp.asarray(points[3]), jnp.int32(t)), points[4 + t], atol=1e-7
+        )
 
     def fn(x):
         return jnp.where(x[0] > 1.9, jnp.sum((x - 1.95) ** 2), jnp.nan)
