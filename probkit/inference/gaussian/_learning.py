@@ -30,7 +30,7 @@ from probkit.inference.gaussian._broyden import Root, begin_root, chosen, follow
 from probkit.inference.gaussian._conditioning import Prior, Sites, little_jitter
 from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, Found
 from probkit.inference.gaussian._problem import Problem
-from probkit.inference.gaussian._search import Search, advance, begin
+from probkit.inference.gaussian._search import Search, advance, begin, needed
 from probkit.inference.gaussian._several_problem import Several, check_rows, is_several, posed
 from probkit.inference.gaussian._starts import starts
 
@@ -56,8 +56,9 @@ class Engine(NamedTuple):
         closed: of an engine for several processes: whether its sites of softmax terms are their
             probabilities.
         several: the engine for models with several processes, where there is one.
-        told: of an engine that has all at hand: the value, the sites, and what `summarise` gives,
-            but for the prior's own jitter, and NaN where that takes more.
+        told: ``(problem, theta, least) -> value, sites, figures`` of an engine that has all at
+            hand: figures are those of `summarise`, but for the prior's own jitter, and NaN where
+            that takes more. Below the value ``least`` the derivative may be NaN: nobody asks.
         tight: nats a row that its log evidence may lie above the evidence lower bound of its own
             Gaussian; None where that says nothing.
     """
@@ -69,7 +70,7 @@ class Engine(NamedTuple):
     scout: Engine | None = None
     closed: bool = False
     several: Engine | None = None
-    told: Callable[[Any, Array], tuple[Array, Sites, dict[str, Array]]] | None = None
+    told: Callable[[Any, Array, Array], tuple[Array, Sites, dict[str, Array]]] | None = None
     tight: float | None = None
 
     def fitting(self, target: Target) -> Engine:
@@ -145,7 +146,7 @@ def step(
     problem = posed(target.program, target.arrays, engine.closed)
     at = Search(**{k: state[f"search_{k}"] for k in Search._fields})
     candidates, scouting = state["candidates"], state["scouting"]
-    look = functools.partial(_look, problem, state, objective, at.looks < candidates.shape[0])
+    look = functools.partial(_look, problem, state, objective, at)
     if engine.scout is None:
         value, slope, seen = look(engine, at.trial)
     else:
@@ -214,23 +215,27 @@ def _look(
     problem: Problem | Several,
     state: dict,
     objective: str,
-    cold: Array,
+    at: Search,
     engine: Engine,
     theta: Array,
 ) -> tuple[Array, Array, Seen]:
     """What is minimised at ``theta`` with its derivative, and what else there is to see."""
 
+    candidates = state["candidates"]
+    cold = at.looks < candidates.shape[0]
+
     def loss(theta: Array) -> tuple[Array, Seen]:
+        aside = problem.penalty(theta)
+        if objective == "map":
+            aside -= problem.latent.log_prior(theta, problem.arrays)
         if engine.told is None:
             found = _solved(problem, state, cold, engine, jax.lax.stop_gradient(theta))
             log_z, told = engine.value(problem, theta, found.sites), {}
         else:
-            log_z, sites, told = engine.told(problem, theta)
+            least = jax.lax.stop_gradient(aside) - needed(at, candidates)
+            log_z, sites, told = engine.told(problem, theta, least)
             found = Found(sites, jnp.zeros((), theta.dtype), jnp.int32(0), jnp.int32(CONVERGED))
-        total = log_z - problem.penalty(theta)
-        if objective == "map":
-            total += problem.latent.log_prior(theta, problem.arrays)
-        return -total, Seen(found, log_z, told)
+        return aside - log_z, Seen(found, log_z, told)
 
     (value, seen), slope = jax.value_and_grad(loss, has_aux=True)(theta)
     found = seen.found

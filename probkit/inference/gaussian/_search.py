@@ -61,14 +61,25 @@ def begin(candidates: Any) -> Search:
     return Search(*parts)
 
 
+def needed(at: Search, candidates: Any) -> Array:
+    """The largest value that the trial can have and be taken: above it, no gradient is needed."""
+    screening, promised = at.looks < candidates.shape[0], _promised(at)
+    return at.value + select(screening, jnp.zeros_like(promised), _ARMIJO * promised)
+
+
+def _promised(at: Search) -> Array:
+    """What the slope says of the trial's value."""
+    return jnp.dot(at.slope, at.direction) * at.length
+
+
 def advance(at: Search, value: Array, slope: Array, candidates: Array) -> tuple[Search, Array]:
     """Judge the trial, whose value and gradient these are; also returns whether it was taken."""
     count = candidates.shape[0]
-    fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
-    screening, value = at.looks < count, select(fine, value, jnp.full_like(value, jnp.inf))
-    promised = jnp.dot(at.slope, at.direction) * at.length
-    needed = at.value + select(screening, jnp.zeros_like(promised), _ARMIJO * promised)
-    taken = fine & ((value < needed) | (~screening & (value == needed)))
+    screening, fine = at.looks < count, jnp.isfinite(value)
+    value = select(fine, value, jnp.full_like(value, jnp.inf))
+    promised, most = _promised(at), needed(at, candidates)
+    taken = fine & ((value < most) | (~screening & (value == most)))
+    taken &= jnp.all(jnp.isfinite(slope))
     move, turn = at.trial - at.x, slope - at.slope
     memory, learnt = with_pair(at.memory, move, turn, taken & ~screening)
     blind = with_sight(at.blind, move, learnt)

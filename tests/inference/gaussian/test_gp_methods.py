@@ -77,7 +77,7 @@ def test_the_search_tells_what_the_summary_would(log_noise):
     target = regression.bind({"x": X, "y": Y})
     with jax.enable_x64(True):
         problem, theta = Problem.of(target), jnp.asarray([0.1, -0.2, log_noise])
-        _, sites, told = _gp_exact.evidence(problem, theta)
+        _, sites, told = _gp_exact.evidence(problem, theta, jnp.asarray(-jnp.inf))
         params = {"theta": theta, "l1": sites.l1, "l2": sites.l2, "arrays": target.arrays}
         whole = summarise(target.program, params)
         # (The summary takes cavities, 1 / v - a: where noise is little, digits are lost.)
