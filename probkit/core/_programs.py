@@ -37,7 +37,7 @@ import jax
 import numpy as np
 
 from probkit.core._config import setting
-from probkit.core._one_kernel import ONE_KERNEL, fits_one_kernel
+from probkit.core._one_kernel import fits_one_kernel
 from probkit.core._target import Program, Target
 from probkit.core._trees import shapes_of
 
@@ -51,7 +51,7 @@ _CPU_OPTIONS: dict[str, Any] = {
 #: XLA's library of reductions off. In jaxlib 0.10.2 it gives wrong sums over a short last axis in
 #: batched programs (the log likelihoods of Beta and Dirichlet terms, off by whole nats), and
 #: nothing of a library may stand inside one kernel.
-_NO_LIBRARY: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+NO_LIBRARY: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 #: For programs with large products of doubles (see `_has_large_product`): the same library's
 #: products of matrices alone, twice as fast as what XLA takes otherwise; and sums in one go, where
 #: XLA divides each into three kernels (a fifth of the time to compile such a program).
@@ -89,7 +89,8 @@ def compiled(
         fn: traceable; takes and returns built-in containers of arrays.
         args: example arguments.
         parts: strings that determine ``fn`` completely, or None to key by its lowered text.
-        options: of the compiler, on CPUs, before those that every program has.
+        options: of the compiler, on CPUs, before those that every program has. A program that is
+            one kernel as a whole needs `NO_LIBRARY`.
     """
     key = (name, variant, shapes_of(args), setting("jax_enable_x64"))
 
@@ -200,9 +201,9 @@ def _load_or_compile(
 def _compile(lowered: Any, text: str, options: Mapping[str, Any]) -> Callable:
     if jax.default_backend() != "cpu":
         return lowered.compile()
-    library = _PRODUCTS if _has_large_product(text) else _NO_LIBRARY
+    library = _PRODUCTS if _has_large_product(text) else NO_LIBRARY
     # Another XLA may lack an option: one without that library has no need to switch it off.
-    for choice in ({**_CPU_OPTIONS, **options, **library}, _NO_LIBRARY, _CPU_OPTIONS):
+    for choice in ({**_CPU_OPTIONS, **library, **options}, NO_LIBRARY, _CPU_OPTIONS):
         try:
             return lowered.compile(compiler_options=choice)
         except jax.errors.JaxRuntimeError as error:
@@ -212,9 +213,7 @@ def _compile(lowered: Any, text: str, options: Mapping[str, Any]) -> Callable:
 
 
 def _has_large_product(text: str) -> bool:
-    """Whether a lowered program multiplies large matrices of doubles (and is not one kernel)."""
-    if ONE_KERNEL in text:
-        return False
+    """Whether a lowered program multiplies large matrices of doubles."""
     for batched, summed, left, right in _PRODUCT.findall(text):
         a, b = ([int(k) for k in shape.split("x")] for shape in (left, right))
         shared = math.prod(a[int(k)] for k in f"{batched},{summed}".split(",") if k.strip())

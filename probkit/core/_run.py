@@ -33,6 +33,7 @@ from probkit.core._errors import check_count
 from probkit.core._inference import Approximation, Batches, Draws, Inference
 from probkit.core._keys import key_data, step_key, wrap_key
 from probkit.core._programs import (
+    NO_LIBRARY,
     compiled,
     density_fingerprint,
     density_is_small,
@@ -184,7 +185,8 @@ class _Driver:
         # The method's structure (its static fields) keys the memory cache; on disk it is `parts`.
         dim = None if self.rows is None else self.rows.dim
         variant = (self.treedef, dim, self.devices, one_kernel)
-        made = compiled(self.target.program, name, variant, fn, args, parts)
+        options = NO_LIBRARY if one_kernel else None
+        made = compiled(self.target.program, name, variant, fn, args, parts, options)
         self.seconds["compile"] += time.perf_counter() - begin
         return made
 

@@ -56,12 +56,12 @@ def follow(at: Search, root: Root, value: Array, slope: Array) -> tuple[Search, 
     fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
     slope = jnp.where(fine, slope, 0.0)
     beginning = ~jnp.isfinite(root.merit)
-    merit = jnp.dot(slope, first(slope))
+    merit = jnp.sum(slope * first(slope))
     taken = fine & (beginning | (merit < 0.999 * root.merit))
     learnt = _updated(at, root, slope, first, fine & ~beginning)
     x, g = jnp.where(taken, at.trial, at.x), jnp.where(taken, slope, at.slope)
     merit = jnp.where(taken, merit, root.merit)
-    direction = -(first(g) + learnt.left.T @ (learnt.right @ g))
+    direction = -(first(g) + _through(learnt.left, learnt.right, g))
     largest = jnp.max(jnp.abs(direction), initial=0.0)
     whole = jnp.minimum(1.0, MAX_MOVE / jnp.maximum(largest, 1e-30))
     length = jnp.where(taken, whole, 0.5 * jnp.minimum(at.length, whole))
@@ -88,14 +88,19 @@ def _updated(
     left, right = (jnp.where(full, 0.0, a) for a in (root.left, root.right))
     count = jnp.where(full, 0, root.pairs)
     s, y = at.trial - at.x, slope - at.slope
-    hy = first(y) + left.T @ (right @ y)
-    hs = first(s) + right.T @ (left @ s)
-    scale = jnp.dot(hs, y)
-    good = use & (jnp.abs(scale) > _LEAST * jnp.dot(s, s)) & jnp.any(s != 0.0)
+    hy = first(y) + _through(left, right, y)
+    hs = first(s) + _through(right, left, s)
+    scale = jnp.sum(hs * y)
+    good = use & (jnp.abs(scale) > _LEAST * jnp.sum(s * s)) & jnp.any(s != 0.0)
     row = (s - hy) / jnp.where(good, scale, 1.0)
     here = (jnp.arange(_MEMORY) == count)[:, None] & good
     left, right = jnp.where(here, row, left), jnp.where(here, hs, right)
     return Root(left, right, (count + good).astype(jnp.int32), root.merit)
+
+
+def _through(left: Array, right: Array, g: Array) -> Array:
+    """``sum_i left_i right_i'g``."""
+    return jnp.sum(left * jnp.sum(right * g, axis=1)[:, None], axis=0)
 
 
 def handed_over(at: Search) -> Search:

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probkit.core import Status, Target, check_between, check_choice, check_count
+from probkit.core import Target, check_between, check_choice, check_count
+from probkit.core._one_kernel import as_one_kernel
 from probkit.inference.gaussian._broyden import Root, begin_root, chosen, follow, handed_over
 from probkit.inference.gaussian._conditioning import Prior, Sites, little_jitter
 from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, Found
@@ -128,7 +129,7 @@ def init(rng: np.random.Generator, target: Target, engine: Engine, screen: int) 
     state = {f"search_{k}": v for k, v in begin(candidates)._asdict().items()}
     sites = {"l1": blank.l1, "l2": blank.l2}
     inner = {"residual": np.full((), np.inf, dtype), "reason": np.zeros((), np.int32)}
-    inner["scouting"] = np.asarray(scouting)
+    inner |= {"scouting": np.asarray(scouting), "done": np.asarray(False)}
     if engine.root:
         root = begin_root(candidates.shape[1], candidates.dtype)
         inner |= {f"root_{k}": v for k, v in root._asdict().items()}
@@ -156,15 +157,58 @@ def step(
             functools.partial(look, engine),
             at.trial,
         )
+    root = Root(**{k: state[f"root_{k}"] for k in Root._fields}) if engine.root else None
+    judge = as_one_kernel(functools.partial(_judged, engine))
+    new = judge(at, root, value, slope, candidates, scouting, tolerance)
+    pick = lambda a, b: jnp.where(new.taken, a, b)  # noqa: E731
+    out = {f"search_{k}": v for k, v in new.search._asdict().items()}
+    if new.root is not None:
+        out |= {f"root_{k}": v for k, v in new.root._asdict().items()}
+    if engine.told is not None:
+        whole = functools.partial(_whole, problem, at.trial)
+        out["told"] = jax.lax.cond(new.last, whole, lambda told: state["told"], seen.told)
+    found = seen.found
+    out |= {
+        "l1": pick(found.sites.l1, state["l1"]),
+        "l2": pick(found.sites.l2, state["l2"]),
+        "residual": pick(found.residual, state["residual"]),
+        "reason": pick(found.reason, state["reason"]),
+        "log_z": pick(seen.log_z, state["log_z"]),
+        "candidates": candidates,
+        "scouting": new.scouting,
+        "done": new.done,
+    }
+    value, gain = new.search.value, new.search.gain
+    return out, {"objective": -value, "site_steps": found.steps, "gain": gain}
+
+
+class Judged(NamedTuple):
+    """Where a search goes on; whether the trial was taken, and is where it ends."""
+
+    search: Search
+    root: Root | None
+    scouting: Array
+    taken: Array
+    last: Array
+    done: Array
+
+
+def _judged(
+    engine: Engine,
+    at: Search,
+    root: Root | None,
+    value: Array,
+    slope: Array,
+    candidates: Array,
+    scouting: Array,
+    tolerance: Array,
+) -> Judged:
+    """The trial judged, whose value and derivative these are."""
     new, taken = advance(at, value, slope, candidates)
-    out = {"scouting": scouting, "candidates": candidates}
-    if engine.root:
-        root = Root(**{k: state[f"root_{k}"] for k in Root._fields})
+    if root is not None:
         other, root, also = follow(at, root, value, slope)
         # The field of the scout is a gradient: its points leave no pairs.
-        fresh = begin_root(candidates.shape[1], candidates.dtype)
-        root = chosen(scouting, fresh, root)
-        out |= {f"root_{k}": v for k, v in root._asdict().items()}
+        root = chosen(scouting, begin_root(candidates.shape[1], candidates.dtype), root)
         new, taken = chosen(scouting, new, other), jnp.where(scouting, taken, also)
     if engine.scout is not None:
         searching = new.looks >= candidates.shape[0]
@@ -174,22 +218,14 @@ def step(
         # A scout that finds nothing anywhere is no reason not to look.
         alone = scouting & searching & ~jnp.isfinite(new.value)
         new = chosen(alone, begin(candidates), new)
-        out["scouting"] = scouting & ~over & ~alone
-    pick = lambda a, b: jnp.where(taken, a, b)  # noqa: E731
-    out |= {f"search_{k}": v for k, v in new._asdict().items()}
-    found = seen.found
-    if engine.told is not None:
-        last = taken & (new.looks >= candidates.shape[0]) & (new.gain < tolerance)
-        whole = functools.partial(_whole, problem, at.trial)
-        out["told"] = jax.lax.cond(last, whole, lambda told: state["told"], seen.told)
-    out |= {
-        "l1": pick(found.sites.l1, state["l1"]),
-        "l2": pick(found.sites.l2, state["l2"]),
-        "residual": pick(found.residual, state["residual"]),
-        "reason": pick(found.reason, state["reason"]),
-        "log_z": pick(seen.log_z, state["log_z"]),
-    }
-    return out, {"objective": -new.value, "site_steps": found.steps, "gain": new.gain}
+        scouting &= ~over & ~alone
+    searching = new.looks >= candidates.shape[0]
+    lost = searching & ~jnp.isfinite(new.value)
+    # Less than the tolerance is left by the quadratic model, or no step is.
+    flat = new.gain < tolerance
+    stuck = new.refused >= (_REFUSED if root is None else _ROOTLESS)
+    done = (searching & ~scouting & (flat | stuck)) | lost
+    return Judged(new, root, scouting, taken, taken & searching & flat, done)
 
 
 class Seen(NamedTuple):
@@ -258,16 +294,6 @@ def _solved(
     # (Without hyperparameters there is nothing to search for: the first look is the last.)
     precise = jnp.where(cold & (theta.size > 0), _ROUGH, _FINE)
     return jax.lax.stop_gradient(engine.solve(problem, theta, prior, start, precise))
-
-
-def terminate(state: dict, tolerance: Array | float, root: bool) -> tuple[Array, Array]:
-    """Done when the quadratic model promises less than ``tolerance``, or no step is left."""
-    searching = state["search_looks"] >= state["candidates"].shape[0]
-    lost = searching & ~jnp.isfinite(state["search_value"])
-    flat = state["search_gain"] < tolerance
-    stuck = state["search_refused"] >= (_ROOTLESS if root else _REFUSED)
-    # (A lost search is none of the result's business where another one ended.)
-    return (searching & ~state["scouting"] & (flat | stuck)) | lost, jnp.int32(int(Status.OK))
 
 
 def _check_memory(name: str, n: int, most: float | None) -> None:
