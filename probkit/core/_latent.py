@@ -20,6 +20,7 @@ import abc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jaxtyping import Array
 
 from probkit.core._trees import Flat
@@ -45,6 +46,14 @@ class GaussianLatent(abc.ABC):
     theta: Flat
 
     # -- the prior --------------------------------------------------------------------------
+
+    @property
+    def centre(self) -> np.ndarray:
+        """About where the prior has ``theta``, ``(theta.size,)``: searches begin around it.
+
+        Zeros where that is not known.
+        """
+        return np.zeros(self.theta.size)
 
     @abc.abstractmethod
     def log_prior(self, theta: Array, arrays: dict) -> Array:
@@ -153,10 +162,6 @@ class GaussianLatent(abc.ABC):
     @abc.abstractmethod
     def split(self, z: dict[str, Array], arrays: dict) -> tuple[Array, Array]:
         """The pair ``(theta, f)`` of the model's unconstrained point: the inverse of `point`."""
-
-    @abc.abstractmethod
-    def start(self, key: Array, arrays: dict) -> Array:
-        """A random starting point for ``theta``: a draw like those that samplers start from."""
 
     def induced(self, target: Target, points: Any, jitter: float) -> Target:
         """The model with the function's residual at other points in place of the function.

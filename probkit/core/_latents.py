@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 
+import numpy as np
 from jaxtyping import Array
 
 from probkit.core._trees import Flat
@@ -40,6 +41,14 @@ class GaussianLatents(abc.ABC):
         return "', '".join(self.names)
 
     # -- the prior --------------------------------------------------------------------------
+
+    @property
+    def centre(self) -> np.ndarray:
+        """About where the prior has ``theta``, ``(theta.size,)``: searches begin around it.
+
+        Zeros where that is not known.
+        """
+        return np.zeros(self.theta.size)
 
     @abc.abstractmethod
     def log_prior(self, theta: Array, arrays: dict) -> Array:

@@ -193,7 +193,7 @@ def choose_centring(target: Target, like: Target | None) -> Target:
     if not target.arrays["observed"]:
         return _with_choice(target, {k: np.zeros_like(target.arrays["centred"][k]) for k in names})
     ratios = _pilot(target, names)
-    return _with_choice(target, {k: np.asarray(r) > 1.0 for k, r in ratios.items()})
+    return _with_choice(target, {k: np.asarray(r > 1.0) for k, r in ratios.items()})
 
 
 def _with_choice(target: Target, chosen: dict[str, np.ndarray]) -> Target:

@@ -122,7 +122,8 @@ class InducedProgram(Program):
         return self.base.score(key, self._held(values), arrays)
 
     def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
-        theta = self.latent.theta.unravel(self.latent.start(key, arrays))
+        aside = jax.random.uniform(key, (self.latent.theta.size,), self.dtype, -2.0, 2.0)
+        theta = self.latent.theta.unravel(self.latent.centre.astype(self.dtype) + aside)
         return {**theta, self.site: jnp.zeros(self.sizes[DIM], self.dtype)}
 
     def independent_dims(self, name: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from jaxtyping import Array
 
 from probkit.core import Batch, Flat, GaussianLatent, Target, Terms, listing
 from probkit.core._programs import BRIEF, compiled
+from probkit.models._centres import centres
 from probkit.models._centring import decentre
 from probkit.models._gp import check_memory, processes
 from probkit.models._graph import reaches
@@ -54,6 +55,7 @@ class GraphLatent(GaussianLatent):
         self.size = program.facts[self.name].shape[0]
         self.dim = program.facts[self.name].dims[0]
         self.theta = Flat({k: s for k, s in program.shapes.items() if k != self.name})
+        self._centre = centres(program, self.theta.shapes)
         inside = reaches([self.name], program.nodes, program.plan.observed)
         self.inside = tuple(k for k in program.nodes if k in inside)
         self.observed = tuple(k for k in self.inside if k in likelihoods(program))
@@ -88,6 +90,10 @@ class GraphLatent(GaussianLatent):
         return self.program.arguments(self.name, self._values(self.above, theta, view), view)
 
     # -- the prior --------------------------------------------------------------------------
+
+    @property
+    def centre(self) -> np.ndarray:
+        return self._centre
 
     def log_prior(self, theta: Array, arrays: dict) -> Array:
         _, terms = self._walk(self.outside, theta, arrays, self.program.view(arrays))
@@ -234,9 +240,6 @@ class GraphLatent(GaussianLatent):
         from probkit.models._gp_induced import induced_target
 
         return induced_target(self, target, np.asarray(points), jitter)
-
-    def start(self, key: Array, arrays: dict) -> Array:
-        return jax.random.uniform(key, (self.theta.size,), self.program.dtype, -2.0, 2.0)
 
 
 def walk(

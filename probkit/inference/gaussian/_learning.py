@@ -30,7 +30,7 @@ from probkit.core._one_kernel import as_one_kernel
 from probkit.inference.gaussian._broyden import Root, begin_root, chosen, follow, handed_over
 from probkit.inference.gaussian._conditioning import Prior, Sites, little_jitter
 from probkit.inference.gaussian._fixed_point import CONVERGED, NOT_FINITE, Found
-from probkit.inference.gaussian._problem import Problem
+from probkit.inference.gaussian._problem import Problem, placed
 from probkit.inference.gaussian._search import Search, advance, begin, needed
 from probkit.inference.gaussian._several_problem import Several, check_rows, is_several, posed
 from probkit.inference.gaussian._starts import starts
@@ -145,6 +145,7 @@ def step(
 ) -> tuple[dict, dict[str, Array]]:
     """One evaluation at the trial point, and the next trial."""
     problem = posed(target.program, target.arrays, engine.closed)
+    # (Points of a search are told from where the prior is.)
     at = Search(**{k: state[f"search_{k}"] for k in Search._fields})
     candidates, scouting = state["candidates"], state["scouting"]
     look = functools.partial(_look, problem, state, objective, at)
@@ -165,7 +166,7 @@ def step(
     if new.root is not None:
         out |= {f"root_{k}": v for k, v in new.root._asdict().items()}
     if engine.told is not None:
-        whole = functools.partial(_whole, problem, at.trial)
+        whole = functools.partial(_whole, problem, placed(problem, at.trial))
         out["told"] = jax.lax.cond(new.last, whole, lambda told: state["told"], seen.told)
     found = seen.found
     out |= {
@@ -253,14 +254,15 @@ def _look(
     objective: str,
     at: Search,
     engine: Engine,
-    theta: Array,
+    trial: Array,
 ) -> tuple[Array, Array, Seen]:
-    """What is minimised at ``theta`` with its derivative, and what else there is to see."""
+    """What is minimised at a point, with its derivative, and what else there is to see."""
 
     candidates = state["candidates"]
     cold = at.looks < candidates.shape[0]
 
-    def loss(theta: Array) -> tuple[Array, Seen]:
+    def loss(trial: Array) -> tuple[Array, Seen]:
+        theta = placed(problem, trial)
         aside = problem.penalty(theta)
         if objective == "map":
             aside -= problem.latent.log_prior(theta, problem.arrays)
@@ -273,7 +275,7 @@ def _look(
             found = Found(sites, jnp.zeros((), theta.dtype), jnp.int32(0), jnp.int32(CONVERGED))
         return aside - log_z, Seen(found, log_z, told)
 
-    (value, seen), slope = jax.value_and_grad(loss, has_aux=True)(theta)
+    (value, seen), slope = jax.value_and_grad(loss, has_aux=True)(trial)
     found = seen.found
     lost = found.reason == NOT_FINITE
     if isinstance(problem, Several):

@@ -13,7 +13,7 @@ from probkit.core._programs import BRIEF, compiled
 from probkit.inference.gaussian._fixed_point import CONVERGED
 from probkit.inference.gaussian._learning import Engine
 from probkit.inference.gaussian._posterior import approximation, summarise
-from probkit.inference.gaussian._problem import WALL
+from probkit.inference.gaussian._problem import WALL, placed
 from probkit.inference.gaussian._several_problem import posed
 
 #: Nats left to be gained that are let pass. A field without a potential need not have a root: then
@@ -33,7 +33,8 @@ def finish(
     lost = not np.isfinite(pick["search_value"])
     # Sites that are closed forms stay close to their terms; others may be anywhere.
     bounded = engine.tight is not None and pick["l2"].ndim == 3
-    theta, dtype = pick["search_x"], pick["search_x"].dtype
+    aside, dtype = pick["search_x"], pick["search_x"].dtype
+    theta = placed(posed(target.program, target.arrays, engine.closed), aside)
     params = {"theta": theta, "l1": pick["l1"], "l2": pick["l2"], "arrays": target.arrays}
     figures = pick.get("told")
     if figures is None or any(np.any(np.isnan(v)) for v in figures.values()):
@@ -61,7 +62,7 @@ def finish(
         "starts_at_best": int(np.sum(ends > ends[best] - 0.1)),
     }
     left = _LEFT_OF_ROOT if engine.root else _LEFT
-    checks = _checks(theta, stats, float(np.finfo(dtype).eps), allowed, left)
+    checks = _checks(aside, stats, float(np.finfo(dtype).eps), allowed, left)
     if bounded:
         stats["lower_bound"] = float(figures["bound"])
         checks = (*checks, _bound_check(stats, pick["l1"].shape[-1], engine.tight))
@@ -87,7 +88,7 @@ def _summary(target: Target, params: dict, name: str, bounded: bool) -> dict[str
 
 
 def _checks(
-    theta: np.ndarray, stats: dict, eps: float, allowed: float, left: float
+    aside: np.ndarray, stats: dict, eps: float, allowed: float, left: float
 ) -> tuple[Check, ...]:
     """What the search itself can say about its result."""
     residual, gain = stats["site_residual"], stats["gain_left"]
@@ -101,7 +102,7 @@ def _checks(
     ok = bool(gain < left)
     words = "the search for hyperparameters was cut off: allow more max_steps, or more starts"
     search = Check("hyperparameters", ok, gain, left, "", "" if ok else words)
-    far = float(np.max(np.abs(theta), initial=0.0))
+    far = float(np.max(np.abs(aside), initial=0.0))
     ok = far < _EDGE
     words = (
         "a hyperparameter ran to the edge of its range: the data do not bound it (separable "

@@ -71,7 +71,7 @@ from probkit.inference.gaussian._gp_methods import (
 )
 from probkit.inference.gaussian._learning import Engine
 from probkit.inference.gaussian._posterior import problem_of
-from probkit.inference.gaussian._problem import Problem
+from probkit.inference.gaussian._problem import Problem, placed
 from probkit.inference.gaussian._several_posterior import draws
 from probkit.inference.gaussian._several_problem import Several, posed
 from probkit.inference.gaussian._starts import starts
@@ -145,7 +145,8 @@ def highest(target: Target, name: str) -> Summit:
     problem = posed_for(target.program, target.arrays, name)
     d = problem.latent.theta.size
     candidates = jnp.asarray(starts(np.uint32(0), _SCREEN, d, target.dtype))
-    return summit(lambda theta: _height(problem, name, theta), candidates)
+    found = summit(lambda aside: _height(problem, name, placed(problem, aside)), candidates)
+    return found._replace(centre=placed(problem, found.centre))
 
 
 class Marginal(Inference):

@@ -26,8 +26,8 @@ from probkit.inference.gaussian._tilted import (
     tilted,
 )
 
-#: Hyperparameters of scale are kept within exp(+-this) by a quadratic wall: separable data send
-#: variances along a flat ridge to infinity.
+#: Hyperparameters of scale are kept within exp(+-this) of where the prior has them by a quadratic
+#: wall: separable data send variances along a flat ridge to infinity.
 WALL = 11.5
 _NODES_ANY = 96
 
@@ -141,7 +141,7 @@ class Problem:
 
     def penalty(self, theta: Array) -> Array:
         """The wall around the hyperparameters: zero inside."""
-        return wall(theta)
+        return wall(theta - self.latent.centre)
 
     def blank(self, dtype: Any) -> Sites:
         """Sites that say nothing."""
@@ -149,6 +149,12 @@ class Problem:
         return Sites(none, none)
 
 
-def wall(theta: Array) -> Array:
-    """What hyperparameters further out than `WALL` cost."""
-    return 0.5 * jnp.sum(jnp.maximum(jnp.abs(theta) - WALL, 0.0) ** 2)
+def placed(problem: Any, aside: Any) -> Any:
+    """Hyperparameters that are told from where the prior has them, as they are."""
+    centre = problem.latent.centre
+    return aside + centre.astype(aside.dtype) if np.any(centre) else aside
+
+
+def wall(aside: Array) -> Array:
+    """What hyperparameters cost that are further than `WALL` from where the prior has them."""
+    return 0.5 * jnp.sum(jnp.maximum(jnp.abs(aside) - WALL, 0.0) ** 2)

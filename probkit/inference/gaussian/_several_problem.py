@@ -148,7 +148,7 @@ class Several:
 
     def penalty(self, theta: Array) -> Array:
         """The wall around the hyperparameters: zero inside."""
-        return wall(theta)
+        return wall(theta - self.latent.centre)
 
 
 def is_several(program: Program, arrays: dict) -> bool:

@@ -45,7 +45,7 @@ from probkit.core import Batch, Status, Target
 from probkit.inference.gaussian import _inducing_points as points
 from probkit.inference.gaussian import _sparse as sparse
 from probkit.inference.gaussian._learning import memory
-from probkit.inference.gaussian._problem import Problem
+from probkit.inference.gaussian._problem import Problem, placed
 from probkit.inference.gaussian._sparse import Basis, Bounds, Natural
 from probkit.inference.gaussian._sparse_rows import part
 from probkit.inference.gaussian._starts import place_of, starts
@@ -101,7 +101,8 @@ def init(key: Array, target: Target, how: Settings) -> dict[str, Any]:
     count = points.check_fit(how.name, problem, how.number, how.given)
     row_key, place_key, start_key, screen_key, judge_key = jax.random.split(key, 5)
     latent, dtype = problem.latent, target.dtype
-    thetas = starts(place_of(start_key), how.screen, latent.theta.size, dtype)
+    asides = starts(place_of(start_key), how.screen, latent.theta.size, dtype)
+    thetas = placed(problem, asides)
     x = latent.points(target.arrays)[points.some_rows(row_key, latent.size)]
     z = how.given if how.given is not None else x[points.kmeans(place_key, x, count)]
     z = jnp.asarray(z, dtype)

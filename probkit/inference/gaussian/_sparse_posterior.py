@@ -121,7 +121,7 @@ def finish(target: Target, state: dict, history: dict, draws: int, how: Settings
     }
     theta = found["theta"]
     stats = _stats(found, pick, history, theta, ends, how)
-    checks = _checks(theta, stats, how)
+    checks = _checks(theta - target.gaussian_latent.centre, stats, how)
     if np.isinf(stats["jitter"]):
         raise ValueError(_words_of_jitter(target, how, stats["jitter"]))
     status = Status.OK if checks[0].ok and checks[1].ok else Status.MAX_STEPS
@@ -209,9 +209,9 @@ def _allowed(z: np.ndarray) -> float:
     return max(_MOST_JITTER, 100.0 * len(z) * float(np.finfo(z.dtype).eps))
 
 
-def _checks(theta: np.ndarray, stats: dict, how: Settings) -> tuple[Check, ...]:
+def _checks(aside: np.ndarray, stats: dict, how: Settings) -> tuple[Check, ...]:
     """What the fit can say about its result."""
-    far = float(np.max(np.abs(theta), initial=0.0))
+    far = float(np.max(np.abs(aside), initial=0.0))
     words = (
         f"the inducing points leave {1.0 - stats['explained']:.1%} of the prior variance unseen "
         f"and cost {stats['lost_per_row']:.3g} nats a row of the bound: use more points "

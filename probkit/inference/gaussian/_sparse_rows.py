@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from probkit.core._latent import GaussianLatent
@@ -17,6 +18,10 @@ class RowsLatent(GaussianLatent):
         self.whole, self.rows = whole, rows
         self.name, self.dim, self.theta = whole.name, whole.dim, whole.theta
         self.size = rows.shape[0]
+
+    @property
+    def centre(self) -> np.ndarray:
+        return self.whole.centre
 
     def log_prior(self, theta: Array, arrays: dict) -> Array:
         return self.whole.log_prior(theta, arrays)
@@ -68,9 +73,6 @@ class RowsLatent(GaussianLatent):
 
     def split(self, z: dict[str, Array], arrays: dict) -> tuple[Array, Array]:
         raise NotImplementedError("some rows are no point of the model")
-
-    def start(self, key: Array, arrays: dict) -> Array:
-        return self.whole.start(key, arrays)
 
 
 def part(problem: Problem, rows: Array | None) -> Problem:

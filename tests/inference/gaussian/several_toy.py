@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
@@ -72,9 +71,6 @@ class ToySeveral(GaussianLatents):
 
     def point(self, theta, f, arrays):
         return {**self.theta.unravel(theta), **dict(zip(self.names, f, strict=True))}
-
-    def start(self, key, arrays):
-        return jax.random.normal(key, (3,), arrays["x"].dtype)
 
 
 THETA = np.array([0.3, 0.2, -0.7])

@@ -199,3 +199,32 @@ def test_models_without_a_process_are_refused():
 def test_too_many_rows_say_what_to_do():
     with pytest.raises(ValueError, match="at most 1020 rows"):
         _check_memory("f", 100_000, 1e8)
+
+
+def at_scale(size: float) -> tuple[pk.Model, dict]:
+    """The regression with inputs in other units, and a prior that knows them."""
+    length = pk.dist.LogNormal(float(np.log(size)), 1)
+    return regression.replace(length=length), {"x": X * size, "y": Y}
+
+
+METHODS = {
+    "exact": pk.GPExact(),
+    "laplace": pk.GPLaplace(),
+    "sparse": pk.SVGP(inducing=12),
+    "marginal": pk.Marginal(pk.Laplace()),  # (Whose k-hat is high.)
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["exact", *(pytest.param(k, marks=pytest.mark.slow) for k in METHODS if k != "exact")]
+)
+def test_units_of_the_inputs_do_not_matter(name):
+    ends = []
+    for size in (1.0, 1e7, 1e-7):
+        model, data = at_scale(size)
+        found = pk.fit(model, data, method=METHODS[name], progress=False)
+        assert found.status is Status.OK and found.check().ok == (name != "marginal")
+        length = np.median(found.values["length"]) / size
+        ends.append([found.approximation.log_evidence, 10 * np.log(length)])
+    tolerance = 1e-6 if name == "exact" else 0.2
+    np.testing.assert_allclose(ends[1:], [ends[0]] * 2, atol=tolerance)

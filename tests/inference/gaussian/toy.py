@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, log_ndtr
@@ -77,9 +76,6 @@ class Toy(GaussianLatent):
 
     def split(self, z, arrays):
         return self.theta.ravel(z), z["f"]
-
-    def start(self, key, arrays):
-        return jax.random.normal(key, (3,), arrays["x"].dtype)
 
 
 def toy(likelihood: str, n: int = 30, seed: int = 0, *, closed: bool = True, wide: bool = True):
