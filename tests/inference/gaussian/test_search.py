@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import erfcx, log_ndtr
 
+from probkit.core._one_kernel import as_one_kernel
+from probkit.core._programs import _compile, _has_large_product
 from probkit.inference.gaussian import _normal_cdf
 from probkit.inference.gaussian._broyden import begin_root, follow, handed_over
+from probkit.inference.gaussian._gp_methods import exact_engine, hybrid_engine
+from probkit.inference.gaussian._learning import _judged
 from probkit.inference.gaussian._quasi_newton import direction_of, no_pairs, with_pair
 from probkit.inference.gaussian._search import advance, begin
 from probkit.inference.gaussian._starts import another, starts
@@ -165,3 +171,24 @@ def test_points_go_on_where_no_start_has_a_value():
     for _ in range(45):
         at = move(at, *look(at.trial))
     np.testing.assert_allclose(at.x, 1.95, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", [exact_engine(), hybrid_engine(1.0)], ids=["exact", "hybrid"])
+def test_what_follows_a_look_is_one_kernel_beside_a_large_product(engine):
+    """The library of products must find none inside the kernel, where it cannot stand."""
+    candidates = np.linspace(-1.0, 1.0, 8).reshape(2, 4)
+    root = begin_root(4, candidates.dtype) if engine.root else None
+    scouting = np.asarray(engine.scout is not None)
+
+    def program(judge, at, root, large, candidates, *rest):
+        value = jnp.sum(large @ large)
+        return judge(at, root, value, candidates[0], candidates, *rest)
+
+    judge = functools.partial(_judged, engine)
+    args = (begin(candidates), root, np.eye(200), candidates, scouting, np.asarray(1e-5))
+    plain = jax.jit(functools.partial(program, judge))(*args)
+    lowered = jax.jit(functools.partial(program, as_one_kernel(judge))).lower(*args)
+    assert _has_large_product(lowered.as_text())
+    found = _compile(lowered, lowered.as_text(), {})(*args)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
