@@ -6,8 +6,8 @@ direction ``p = -H g`` (`_quasi_newton`); else ``t`` is reduced by the minimum o
 through the two values, within [0.1, 0.5]. Before that, the first trials are ``candidates``: the
 search starts from the best of them, or of some more points where none of them has a value.
 
-(Sums of products, no ``jnp.dot``: these few numbers are worked on in one compiled kernel, where no
-library's product may stand.)
+(Sums of products, no ``jnp.dot``: these few numbers are worked on in one compiled kernel, where a
+library's product cannot stand.)
 """
 
 from __future__ import annotations

@@ -176,8 +176,8 @@ def test_points_go_on_where_no_start_has_a_value():
 @pytest.mark.parametrize("engine", [exact_engine(), hybrid_engine(1.0)], ids=["exact", "hybrid"])
 def test_what_follows_a_look_is_one_kernel_beside_a_large_product(engine):
     """The library of products must find none inside the kernel, where it cannot stand."""
-    candidates = np.linspace(-1.0, 1.0, 8).reshape(2, 4)
-    root = begin_root(4, candidates.dtype) if engine.root else None
+    candidates = np.linspace(-1.0, 1.0, 400).reshape(2, 200)
+    root = begin_root(200, candidates.dtype) if engine.root else None
     scouting = np.asarray(engine.scout is not None)
 
     def program(judge, at, root, large, candidates, *rest):
