@@ -167,7 +167,9 @@ def step(
         out |= {f"root_{k}": v for k, v in new.root._asdict().items()}
     if engine.told is not None:
         whole = functools.partial(_whole, problem, placed(problem, at.trial))
-        out["told"] = jax.lax.cond(new.last, whole, lambda told: state["told"], seen.told)
+        # (A search that is done goes on while others do, and may leave the point it told of.)
+        known = jax.tree.map(lambda v: jnp.where(new.taken, jnp.nan, v), state["told"])
+        out["told"] = jax.lax.cond(new.last, whole, lambda told: known, seen.told)
     found = seen.found
     out |= {
         "l1": pick(found.sites.l1, state["l1"]),
