@@ -51,6 +51,16 @@ class Peaks(NamedTuple):
         """The terms at ``m``, with another curvature in the place of ``a``."""
         return self.height + self.slope * m - 0.5 * curvature * (m - self.at) ** 2
 
+    def left_out(self, alpha: Array, each: Array) -> Array:
+        """Leave-one-out log densities, of ``alpha`` and ``diag R`` in `_conditioning`'s notation.
+
+        ``height + (log(R_ii / a_i) - alpha_i^2 / R_ii) / 2`` (Rasmussen and Williams 2006, eq.
+        5.12): no difference of large numbers, as a cavity's ``1 / v - a`` is with little noise.
+        """
+        seen = self.a > 0.0
+        a, r = jnp.where(seen, self.a, 1.0), jnp.where(seen, each, 1.0)
+        return self.height + jnp.where(seen, 0.5 * (jnp.log(r / a) - alpha**2 / r), 0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
