@@ -123,6 +123,7 @@ class InducedProgram(Program):
 
     def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
         aside = jax.random.uniform(key, (self.latent.theta.size,), self.dtype, -2.0, 2.0)
+        aside *= self.latent.spread.astype(self.dtype)
         theta = self.latent.theta.unravel(aside + self.latent.centre.astype(self.dtype))
         return {**theta, self.site: jnp.zeros(self.sizes[DIM], self.dtype)}
 

@@ -151,7 +151,7 @@ class Problem:
 
     def penalty(self, theta: Array) -> Array:
         """The wall around the hyperparameters: zero inside."""
-        return wall(theta - self.latent.centre)
+        return wall(aside_of(self.latent, theta))
 
     def blank(self, dtype: Any) -> Sites:
         """Sites that say nothing."""
@@ -161,8 +161,14 @@ class Problem:
 
 def placed(problem: Any, aside: Any) -> Any:
     """Hyperparameters that are told from where the prior has them, as they are."""
-    centre = problem.latent.centre
-    return aside + centre.astype(aside.dtype) if np.any(centre) else aside
+    centre, spread = problem.latent.centre, problem.latent.spread
+    wide = aside * spread.astype(aside.dtype) if np.any(spread != 1.0) else aside
+    return wide + centre.astype(aside.dtype) if np.any(centre) else wide
+
+
+def aside_of(latent: Any, theta: Any) -> Any:
+    """The inverse of `placed`: how far out the prior has ``theta``."""
+    return (theta - latent.centre) / latent.spread
 
 
 def wall(aside: Array) -> Array:

@@ -252,3 +252,20 @@ def test_units_of_the_inputs_do_not_matter(name):
         ends.append([found.approximation.log_evidence, 10 * np.log(length)])
     tolerance = 1e-6 if name == "exact" else 0.2
     np.testing.assert_allclose(ends[1:], [ends[0]] * 2, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "name", ["exact", *(pytest.param(k, marks=pytest.mark.slow) for k in METHODS if k != "exact")]
+)
+def test_a_mean_in_units_of_the_data_is_found(name):
+    """Its prior is wide: no wall stands before 60, and a search gets there."""
+    model = regression.extend(mu=pk.dist.Normal(0.0, 100.0)).replace(
+        f=pk.gp(lambda sd, length: sd**2 * pk.kernels.RBF(length), at="x", mean=lambda mu: mu)
+    )
+    ends = []
+    for far in (0.0, 60.0):
+        found = pk.fit(model, {"x": X, "y": Y + far}, method=METHODS[name], progress=False)
+        assert found.status is Status.OK and found.check().ok == (name != "marginal")
+        length, mu = (np.median(found.values[k]) for k in ("length", "mu"))
+        ends.append([found.approximation.log_evidence, 10 * np.log(length), mu - far])
+    np.testing.assert_allclose(ends[1], ends[0], atol=5e-2 if name == "exact" else 0.3)
