@@ -16,7 +16,7 @@ from probkit.core._scatter_loops import with_scatters_as_loops
 def both(fn, *args):
     plain = jax.jit(fn)(*args)
     marked = jax.jit(lambda *a: as_one_kernel(fn)(*a)).lower(*args)
-    kernel = marked.compile(compiler_options=_programs._NO_LIBRARY)
+    kernel = marked.compile(compiler_options=_programs.NO_LIBRARY)
     assert "small_call" in str(kernel.as_text())
     return plain, kernel(*args)
 
