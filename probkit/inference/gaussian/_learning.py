@@ -265,17 +265,17 @@ def _look(
 
     def loss(trial: Array) -> tuple[Array, Seen]:
         theta = placed(problem, trial)
-        aside = problem.penalty(theta)
+        cost = problem.penalty(theta)
         if objective == "map":
-            aside -= problem.latent.log_prior(theta, problem.arrays)
+            cost -= problem.latent.log_prior(theta, problem.arrays)
         if engine.told is None:
             found = _solved(problem, state, cold, engine, jax.lax.stop_gradient(theta))
             log_z, told = engine.value(problem, theta, found.sites), {}
         else:
-            least = jax.lax.stop_gradient(aside) - needed(at, candidates)
+            least = jax.lax.stop_gradient(cost) - needed(at, candidates)
             log_z, sites, told = engine.told(problem, theta, least)
             found = Found(sites, jnp.zeros((), theta.dtype), jnp.int32(0), jnp.int32(CONVERGED))
-        return aside - log_z, Seen(found, log_z, told)
+        return cost - log_z, Seen(found, log_z, told)
 
     (value, seen), slope = jax.value_and_grad(loss, has_aux=True)(trial)
     found = seen.found
