@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from probkit.core._errors import check_count
 
 #: The most chains that a CPU steps one after the other.
 _IN_TURNS = 16
+#: Operations that a CPU has LAPACK do.
+_LAPACK = frozenset(
+    "cholesky triangular_solve lu qr geqrf eigh eig svd schur hessenberg tridiagonal".split()
+)
 
 
 def each_chain(step: Callable, keys: Any, state: PyTree) -> Any:
     """One step of every chain: in turns on a CPU, vectorised elsewhere and where they are many.
 
     In lockstep all chains take as many inner iterations as the one with the longest trajectory,
-    and every branch is taken by all; a CPU gains next to nothing from it (ADR 9).
+    and every branch is taken by all; a CPU gains next to nothing from it (ADR 9). Steps with
+    LAPACK in them take turns on a CPU however many they are. JAX has a batch of factorisations
+    done by the pool of threads, and the thread that asks waits: when all threads of the pool ask
+    at once, the process stands still for ever (jaxlib 0.10, two threads).
     """
     count = jax.tree.leaves(state)[0].shape[0]
     if count == 1:
@@ -28,7 +36,31 @@ def each_chain(step: Callable, keys: Any, state: PyTree) -> Any:
         return jax.tree.map(lambda x: jax.lax.expand_dims(jnp.asarray(x), (0,)), step(*alone))
     if in_turns(count):
         return jax.lax.map(lambda own: step(*own), (keys, state))
-    return jax.vmap(step)(keys, state)
+    if jax.default_backend() != "cpu":
+        return jax.vmap(step)(keys, state)
+    # Traced once, looked at, and then taken as it is.
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (keys, state))
+    closed, shape = jax.make_jaxpr(step, return_shape=True)(*like)
+
+    def traced(own: tuple) -> Any:
+        found = jaxpr_as_fun(closed)(*jax.tree.leaves(own))
+        return jax.tree.unflatten(jax.tree.structure(shape), found)
+
+    if _LAPACK.isdisjoint(_operations(closed.jaxpr)):
+        return jax.vmap(traced)((keys, state))
+    return jax.lax.map(traced, (keys, state))
+
+
+def _operations(jaxpr: Jaxpr) -> Iterator[str]:
+    """The names of all operations of a program, also those inside others."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        inner = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda v: isinstance(v, Jaxpr | ClosedJaxpr)
+        )
+        for part in inner:
+            if isinstance(part, Jaxpr | ClosedJaxpr):
+                yield from _operations(part.jaxpr if isinstance(part, ClosedJaxpr) else part)
 
 
 def one_by_one(fn: Callable[[Array, PyTree], Array]) -> Callable[[Array, PyTree], Array]:

@@ -55,6 +55,14 @@ class GaussianLatent(abc.ABC):
         """
         return np.zeros(self.theta.size)
 
+    @property
+    def spread(self) -> np.ndarray:
+        """The unit that searches measure ``theta`` in, ``(theta.size,)``: wider for wide priors.
+
+        Ones where that is not known.
+        """
+        return np.ones(self.theta.size)
+
     @abc.abstractmethod
     def log_prior(self, theta: Array, arrays: dict) -> Array:
         """Log density of ``theta``, shape ``(theta.size,)``, in the unconstrained space: a scalar.

@@ -1,9 +1,10 @@
 """Where a model's priors have its parameters: what searches for them begin around.
 
 A prior may be far from nought in the unconstrained space (a length scale of about a million metres
-is at 14), and a search that begins around nought finds nothing there. Only priors with fixed
-parameters are read, from their location or scale; nothing is computed or compiled. For others,
-nought stands, as for the starts of samplers.
+is at 14), and a search that begins around nought finds nothing there. It may also be wide: a mean
+with a scale of 100 is in other units than a logarithm. Only priors with fixed parameters are read,
+from their location and scale; nothing is computed or compiled. For others, nought and one stand, as
+for the starts of samplers.
 """
 
 from __future__ import annotations
@@ -22,27 +23,36 @@ if TYPE_CHECKING:
     from probkit.models._graph_program import GraphProgram
 
 _WRAPPED = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)
-#: About the median in the unconstrained space: the real line, or the logarithm.
-_CENTRES: Mapping[Any, Callable[[Any], Any]] = {
-    (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel): (
-        lambda d: d.loc
-    ),
-    (dist.LogNormal,): lambda d: d.loc,
-    (dist.HalfNormal, dist.HalfCauchy, dist.Weibull): lambda d: np.log(d.scale),
-    (dist.Exponential,): lambda d: -np.log(d.rate),
-    (dist.Gamma,): lambda d: np.log(d.concentration) - np.log(d.rate),
-    (dist.InverseGamma,): lambda d: np.log(d.rate) - np.log(d.concentration),
+#: Scales of a prior on the real line that make one unit of a search: it begins within two units,
+#: and its wall, 11.5 units out (`inference/gaussian/_problem`), is beyond four scales.
+_UNIT = 0.4
+_REAL = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
+_Read = Callable[[Any], tuple[Any, Any]]
+#: About the median in the unconstrained space (the real line, or the logarithm), and the unit.
+_FAMILIES: Mapping[Any, _Read] = {
+    _REAL: lambda d: (d.loc, np.maximum(_UNIT * np.asarray(d.scale), 1.0)),
+    (dist.LogNormal,): lambda d: (d.loc, 1.0),
+    (dist.HalfNormal, dist.HalfCauchy, dist.Weibull): lambda d: (np.log(d.scale), 1.0),
+    (dist.Exponential,): lambda d: (-np.log(d.rate), 1.0),
+    (dist.Gamma,): lambda d: (np.log(d.concentration) - np.log(d.rate), 1.0),
+    (dist.InverseGamma,): lambda d: (np.log(d.rate) - np.log(d.concentration), 1.0),
 }
+_UNKNOWN = (np.zeros(()), np.ones(()))
 
 
-def centres(program: GraphProgram, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+def whereabouts(
+    program: GraphProgram, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[np.ndarray, np.ndarray]:
     """About where the priors have some sites, in the unconstrained space, one after the other.
 
     Args:
         program: whose sites they are.
         shapes: their names with their unconstrained shapes.
+
+    Returns:
+        About the medians, and units that tell how far from there is far, both ``(d,)``.
     """
-    found = dict.fromkeys(shapes, np.zeros(()))
+    found = dict.fromkeys(shapes, _UNKNOWN)
 
     def look() -> int:
         for name in shapes:
@@ -50,27 +60,33 @@ def centres(program: GraphProgram, shapes: Mapping[str, tuple[int, ...]]) -> np.
             # (A whitened site is around nought wherever its prior is.)
             if isinstance(node, RandomVariable) and not node.parents:
                 if not program.facts[name].style:
-                    found[name] = _centre(call(name, node, {}))
+                    found[name] = _read(call(name, node, {}))
         return 0
 
     jax.eval_shape(look)
-    out = [np.zeros(0)]
-    for name, shape in shapes.items():
-        here = found[name] if np.all(np.isfinite(found[name])) else np.zeros(())
-        try:
-            out.append(np.broadcast_to(here, shape).ravel())
-        except ValueError:
-            out.append(np.zeros(int(np.prod(shape))))
-    return np.concatenate(out)
+    nothing = (np.zeros(0), np.zeros(0))
+    pairs = [nothing, *(_flat(*found[name], shape) for name, shape in shapes.items())]
+    centre, unit = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return centre, unit
 
 
-def _centre(d: Any) -> np.ndarray:
+def _flat(centre: np.ndarray, unit: np.ndarray, shape: tuple[int, ...]) -> tuple:
+    """Both for every coordinate of a site; what is not finite, or not of its shape, is unknown."""
+    try:
+        both = [np.broadcast_to(x, shape).ravel() for x in (centre, unit)]
+    except ValueError:
+        return _flat(*_UNKNOWN, shape)
+    return tuple(both) if np.all(np.isfinite(both)) else _flat(*_UNKNOWN, shape)
+
+
+def _read(d: Any) -> tuple[np.ndarray, np.ndarray]:
     while isinstance(d, _WRAPPED):
         d = d.base_dist
-    for kinds, centre in _CENTRES.items():
+    for kinds, read in _FAMILIES.items():
         if type(d) in kinds:
             try:
-                return np.asarray(centre(d), dtype=float)
+                centre, unit = read(d)
+                return np.asarray(centre, dtype=float), np.asarray(unit, dtype=float)
             except (jax.errors.TracerArrayConversionError, TypeError, ValueError):
                 break
-    return np.zeros(())
+    return _UNKNOWN

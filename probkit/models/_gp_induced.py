@@ -123,7 +123,8 @@ class InducedProgram(Program):
 
     def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
         aside = jax.random.uniform(key, (self.latent.theta.size,), self.dtype, -2.0, 2.0)
-        theta = self.latent.theta.unravel(self.latent.centre.astype(self.dtype) + aside)
+        aside *= self.latent.spread.astype(self.dtype)
+        theta = self.latent.theta.unravel(aside + self.latent.centre.astype(self.dtype))
         return {**theta, self.site: jnp.zeros(self.sizes[DIM], self.dtype)}
 
     def independent_dims(self, name: str) -> tuple[str, ...]:

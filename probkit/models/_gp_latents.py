@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probkit.core import Flat, GaussianLatents, Terms, listing
-from probkit.models._centres import centres
+from probkit.models._centres import whereabouts
 from probkit.models._centring import decentre
 from probkit.models._gp import check_memory, processes
 from probkit.models._gp_latent import ancestors, flat, likelihoods, refuse, values_of, walk
@@ -60,7 +60,7 @@ class GraphLatents(GaussianLatents):
                     f"that are independent given the hyperparameters; {_ASIDE}"
                 )
         self.theta = Flat({k: s for k, s in program.shapes.items() if k not in found})
-        self._centre = centres(program, self.theta.shapes)
+        self._centre, self._spread = whereabouts(program, self.theta.shapes)
         inside = reaches(self.names, program.nodes, program.plan.observed)
         self.inside = tuple(k for k in program.nodes if k in inside)
         self.observed = tuple(k for k in self.inside if k in likelihoods(program))
@@ -82,6 +82,10 @@ class GraphLatents(GaussianLatents):
     @property
     def centre(self) -> np.ndarray:
         return self._centre
+
+    @property
+    def spread(self) -> np.ndarray:
+        return self._spread
 
     def _parents(self, name: str, theta: Array, arrays: dict) -> dict[str, Any]:
         """The values of one process' own parents."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probkit.core._abreast import one_by_one
+from probkit.core._abreast import each_chain, one_by_one
 
 
 def plain(x: Any, rest: Any) -> Any:
@@ -39,3 +39,26 @@ def test_a_batch_is_a_loop():
     text = str(jax.make_jaxpr(jax.vmap(lambda x: one_by_one(plain)(x, REST)))(X))
     assert "scan" in text
     assert "scan" not in str(jax.make_jaxpr(jax.vmap(lambda x: plain(x, REST)))(X))
+
+
+def factor(key, state):
+    inner = jax.jit(lambda m: jnp.linalg.cholesky(m + jnp.eye(3)))
+    return {"m": jax.lax.cond(state["m"][0, 0] > 0, inner, jnp.sin, state["m"])}
+
+
+def scale(key, state):
+    return {"m": state["m"] * jax.random.uniform(key)}
+
+
+def test_many_chains_are_vectorised_but_never_their_factorisations():
+    """A batch of factorisations may stop a process for ever, see `each_chain`."""
+    state = {"m": jnp.ones((17, 3, 3))}
+    keys = jax.random.split(jax.random.key(0), 17)
+    for step in (factor, scale):
+        many = jax.make_jaxpr(lambda k, s, step=step: each_chain(step, k, s))(keys, state)
+        assert ("f32[17,3,3] = cholesky" not in str(many)) and ("scan" in str(many)) == (
+            step is factor
+        )
+        found = jax.jit(lambda k, s, step=step: each_chain(step, k, s))(keys, state)
+        alone = [step(k, {"m": state["m"][i]})["m"] for i, k in enumerate(keys)]
+        np.testing.assert_allclose(found["m"], np.stack(alone), rtol=1e-6)

@@ -8,11 +8,12 @@ import pytest
 from numpyro.distributions import biject_to
 
 import probkit as pk
-from probkit.models._centres import centres
+from probkit.models._centres import whereabouts
 
 dist = pk.dist
 PRIORS = {
     "normal": dist.Normal(30.0, 2.0),
+    "wide": dist.Normal(np.array([0.0, 500.0]), np.array([100.0, 1.0])),
     "student": dist.StudentT(4.0, -7.0, 1.0),
     "lognormal": dist.LogNormal(13.8, 0.5),
     "halfnormal": dist.HalfNormal(1e5),
@@ -34,11 +35,13 @@ def test_centres_are_about_the_medians(name):
     prior = PRIORS[name]
     model = pk.Model(v=prior, y=pk.rv(lambda v: dist.Normal(np.sum(v * 0.0), 1.0)))
     program = model.bind({"y": 0.0}).program
-    found = centres(program, program.shapes)
+    found, units = whereabouts(program, program.shapes)
     draws = prior.sample(jax.random.key(0), (400,))
     medians = np.median(biject_to(prior.support).inv(draws), axis=0)
     assert found.shape == (medians.size,)
-    np.testing.assert_allclose(found, medians.ravel(), atol=1.0)
+    np.testing.assert_allclose(found, medians.ravel(), atol=np.max(units))
+    spread = np.std(biject_to(prior.support).inv(draws), axis=0).ravel()
+    assert np.all(units == np.where(spread > 10.0, units, 1.0)) and np.all(spread < 4 * units)
 
 
 def test_priors_that_depend_on_others_stand_around_nought():
@@ -49,5 +52,5 @@ def test_priors_that_depend_on_others_stand_around_nought():
         y=pk.rv(lambda v, w: dist.Normal(v, w)),
     )
     program = model.bind({"y": 0.0}).program
-    found = dict(zip(program.shapes, centres(program, program.shapes), strict=True))
+    found = dict(zip(program.shapes, whereabouts(program, program.shapes)[0], strict=True))
     assert found["m"] == 50.0 and found["v"] == 0.0 and found["w"] == 0.0

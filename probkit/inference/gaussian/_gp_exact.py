@@ -4,12 +4,8 @@ r"""The exact log evidence of a Gaussian vector with Gaussian terms.
 
 in the notation of `_conditioning`. The derivative with respect to the terms is that of their
 expectation under the posterior, with ``v_i = (1 - R_ii / a_i) / a_i`` from the inverse that the
-kernel's derivative needs anyway. The leave-one-out density is from it too, without a difference
-of large numbers (Rasmussen and Williams 2006, eq. 5.12):
-
-    log p(y_i | y_-i) = height_i + (log(R_ii / a_i) - alpha_i^2 / R_ii) / 2.
-
-With little noise ``log G`` and ``c`` are large and nearly opposite, so their sum is taken as
+kernel's derivative needs anyway, and so are the leave-one-out densities (`Peaks.left_out`). With
+little noise ``log G`` and ``c`` are large and nearly opposite, so their sum is taken as
 ``log_rest`` and the heights of the terms' peaks. Cost: one Cholesky factor and one inverse.
 """
 
@@ -56,7 +52,7 @@ def evidence(problem: Problem, theta: Array, least: Array) -> tuple[Array, Sites
     v = jnp.where(a > 0.0, shrunk / seen, 0.0)
     expected = problem.terms(theta)(at.mu) - 0.5 * terms.a * v
     known_v = jnp.where((a > 0.0) & (shrunk > 1e8 * jnp.finfo(v.dtype).eps), v, jnp.nan)
-    loo = known.height + 0.5 * (jnp.log(each / a) - at.alpha**2 / each)
+    loo = known.left_out(at.alpha, each)
     told = {"mean": at.mu, "sd": jnp.sqrt(known_v), "loo": loo, "jitter": at.jitter}
     return attach(whole, slope, moved, jnp.sum(expected)), sites, jax.lax.stop_gradient(told)
 

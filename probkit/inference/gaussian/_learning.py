@@ -167,7 +167,9 @@ def step(
         out |= {f"root_{k}": v for k, v in new.root._asdict().items()}
     if engine.told is not None:
         whole = functools.partial(_whole, problem, placed(problem, at.trial))
-        out["told"] = jax.lax.cond(new.last, whole, lambda told: state["told"], seen.told)
+        # (A search that is done goes on while others do, and may leave the point it told of.)
+        known = jax.tree.map(lambda v: jnp.where(new.taken, jnp.nan, v), state["told"])
+        out["told"] = jax.lax.cond(new.last, whole, lambda told: known, seen.told)
     found = seen.found
     out |= {
         "l1": pick(found.sites.l1, state["l1"]),
@@ -263,17 +265,17 @@ def _look(
 
     def loss(trial: Array) -> tuple[Array, Seen]:
         theta = placed(problem, trial)
-        aside = problem.penalty(theta)
+        cost = problem.penalty(theta)
         if objective == "map":
-            aside -= problem.latent.log_prior(theta, problem.arrays)
+            cost -= problem.latent.log_prior(theta, problem.arrays)
         if engine.told is None:
             found = _solved(problem, state, cold, engine, jax.lax.stop_gradient(theta))
             log_z, told = engine.value(problem, theta, found.sites), {}
         else:
-            least = jax.lax.stop_gradient(aside) - needed(at, candidates)
+            least = jax.lax.stop_gradient(cost) - needed(at, candidates)
             log_z, sites, told = engine.told(problem, theta, least)
             found = Found(sites, jnp.zeros((), theta.dtype), jnp.int32(0), jnp.int32(CONVERGED))
-        return aside - log_z, Seen(found, log_z, told)
+        return cost - log_z, Seen(found, log_z, told)
 
     (value, seen), slope = jax.value_and_grad(loss, has_aux=True)(trial)
     found = seen.found

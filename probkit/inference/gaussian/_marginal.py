@@ -146,7 +146,12 @@ def highest(target: Target, name: str) -> Summit:
     d = problem.latent.theta.size
     candidates = jnp.asarray(starts(np.uint32(0), _SCREEN, d, target.dtype))
     found = summit(lambda aside: _height(problem, name, placed(problem, aside)), candidates)
-    return found._replace(centre=placed(problem, found.centre))
+    spread = problem.latent.spread.astype(target.dtype)
+    return Summit(
+        placed(problem, found.centre),
+        found.scale * spread[:, None],
+        found.log_scale + np.sum(np.log(spread)),
+    )
 
 
 class Marginal(Inference):

@@ -51,6 +51,16 @@ class Peaks(NamedTuple):
         """The terms at ``m``, with another curvature in the place of ``a``."""
         return self.height + self.slope * m - 0.5 * curvature * (m - self.at) ** 2
 
+    def left_out(self, alpha: Array, each: Array) -> Array:
+        """Leave-one-out log densities, of ``alpha`` and ``diag R`` in `_conditioning`'s notation.
+
+        ``height + (log(R_ii / a_i) - alpha_i^2 / R_ii) / 2`` (Rasmussen and Williams 2006, eq.
+        5.12): no difference of large numbers, as a cavity's ``1 / v - a`` is with little noise.
+        """
+        seen = self.a > 0.0
+        a, r = jnp.where(seen, self.a, 1.0), jnp.where(seen, each, 1.0)
+        return self.height + jnp.where(seen, 0.5 * (jnp.log(r / a) - alpha**2 / r), 0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -141,7 +151,7 @@ class Problem:
 
     def penalty(self, theta: Array) -> Array:
         """The wall around the hyperparameters: zero inside."""
-        return wall(theta - self.latent.centre)
+        return wall(aside_of(self.latent, theta))
 
     def blank(self, dtype: Any) -> Sites:
         """Sites that say nothing."""
@@ -151,8 +161,14 @@ class Problem:
 
 def placed(problem: Any, aside: Any) -> Any:
     """Hyperparameters that are told from where the prior has them, as they are."""
-    centre = problem.latent.centre
-    return aside + centre.astype(aside.dtype) if np.any(centre) else aside
+    centre, spread = problem.latent.centre, problem.latent.spread
+    wide = aside * spread.astype(aside.dtype) if np.any(spread != 1.0) else aside
+    return wide + centre.astype(aside.dtype) if np.any(centre) else wide
+
+
+def aside_of(latent: Any, theta: Any) -> Any:
+    """The inverse of `placed`: how far out the prior has ``theta``."""
+    return (theta - latent.centre) / latent.spread
 
 
 def wall(aside: Array) -> Array:

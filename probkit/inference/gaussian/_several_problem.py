@@ -13,7 +13,7 @@ from probkit.core import Target
 from probkit.core._latents import GaussianLatents
 from probkit.core._target import Program
 from probkit.inference.gaussian._conditioning import Prior, Sites
-from probkit.inference.gaussian._problem import Problem, wall
+from probkit.inference.gaussian._problem import Problem, aside_of, wall
 from probkit.inference.gaussian._several_algebra import positive, softmax_blocks, times
 from probkit.inference.gaussian._several_rule import (
     Rowwise,
@@ -148,7 +148,7 @@ class Several:
 
     def penalty(self, theta: Array) -> Array:
         """The wall around the hyperparameters: zero inside."""
-        return wall(theta - self.latent.centre)
+        return wall(aside_of(self.latent, theta))
 
 
 def is_several(program: Program, arrays: dict) -> bool:

@@ -32,7 +32,7 @@ from probkit.core._trees import in_precision
 from probkit.inference.gaussian import _sparse as sparse
 from probkit.inference.gaussian import _sparse_learning as learning
 from probkit.inference.gaussian._posterior import problem_of
-from probkit.inference.gaussian._problem import WALL, Problem
+from probkit.inference.gaussian._problem import WALL, Problem, aside_of
 from probkit.inference.gaussian._sparse import Natural
 from probkit.inference.gaussian._sparse_learning import QUIET, Settings, searched
 from probkit.inference.gaussian._sparse_rows import part
@@ -121,7 +121,7 @@ def finish(target: Target, state: dict, history: dict, draws: int, how: Settings
     }
     theta = found["theta"]
     stats = _stats(found, pick, history, theta, ends, how)
-    checks = _checks(theta - target.gaussian_latent.centre, stats, how)
+    checks = _checks(aside_of(target.gaussian_latent, theta), stats, how)
     if np.isinf(stats["jitter"]):
         raise ValueError(_words_of_jitter(target, how, stats["jitter"]))
     status = Status.OK if checks[0].ok and checks[1].ok else Status.MAX_STEPS

@@ -23,6 +23,10 @@ class RowsLatent(GaussianLatent):
     def centre(self) -> np.ndarray:
         return self.whole.centre
 
+    @property
+    def spread(self) -> np.ndarray:
+        return self.whole.spread
+
     def log_prior(self, theta: Array, arrays: dict) -> Array:
         return self.whole.log_prior(theta, arrays)
 

@@ -9,7 +9,8 @@ import pytest
 
 import probkit as pk
 from probkit.core import Status
-from probkit.inference.gaussian import _gp_exact, _learnt
+from probkit.inference.gaussian import _gp_exact, _learning, _learnt
+from probkit.inference.gaussian._gp_methods import exact_engine
 from probkit.inference.gaussian._learning import _check_memory
 from probkit.inference.gaussian._posterior import log_predictive, predict_latent, summarise
 from probkit.inference.gaussian._problem import Problem
@@ -72,16 +73,17 @@ def test_exact_leave_one_out(exact):
     assert 2.0 < found.p_loo < 20.0
 
 
-@pytest.mark.parametrize("log_noise", [-1.0, -5.0, 3.0])
-def test_the_search_tells_what_the_summary_would(log_noise):
+@pytest.mark.parametrize(
+    ("log_length", "log_noise"), [(-0.2, -1.0), (-0.2, -5.0), (-0.2, 3.0), (-4.0, -12.0)]
+)
+def test_the_search_tells_what_the_summary_would(log_length, log_noise):
     target = regression.bind({"x": X, "y": Y})
     with jax.enable_x64(True):
-        problem, theta = Problem.of(target), jnp.asarray([0.1, -0.2, log_noise])
+        problem, theta = Problem.of(target), jnp.asarray([0.1, log_length, log_noise])
         _, sites, told = _gp_exact.evidence(problem, theta, jnp.asarray(-jnp.inf))
         params = {"theta": theta, "l1": sites.l1, "l2": sites.l2, "arrays": target.arrays}
         whole = summarise(target.program, params)
-        # (The summary takes cavities, 1 / v - a: where noise is little, digits are lost.)
-        tight = {"mean": 1e-12, "sd": 1e-9, "loo": 1e-9 if log_noise > -3 else 1e-6}
+        tight = {"mean": 1e-12, "sd": 1e-9, "loo": 1e-9}
         for name, tolerance in tight.items():
             np.testing.assert_allclose(told[name], whole[name], rtol=tolerance, atol=tolerance)
         sd, length, noise = np.exp(np.asarray(theta))
@@ -99,6 +101,28 @@ def test_an_exact_fit_needs_no_program_after_its_search(monkeypatch):
     monkeypatch.setattr(_learnt, "_summary", never)
     found = fit(regression, Y[::-1].copy(), pk.GPExact(starts=1))
     assert found.status is Status.OK and np.all(found.approximation.stats["f_sd"] > 0)
+
+
+def test_what_a_search_told_is_forgotten_where_it_goes_on():
+    """A search that is done takes further trials while others are not; a loose end shows it."""
+    target, told = regression.bind({"x": X, "y": Y}), 0
+    with jax.enable_x64(True):
+        engine = exact_engine()
+        step = jax.jit(lambda state: _learning.step(target, state, engine, "map", 0.9)[0])
+        for seed in range(6):
+            state = _learning.init(np.random.default_rng(seed), target, engine, 4)
+            for _ in range(20):
+                state = step(state)
+                mean = np.asarray(state["told"]["mean"])
+                if np.isnan(mean[0]):
+                    continue
+                theta = np.asarray(state["search_x"]) + target.gaussian_latent.centre
+                sd, length, noise = np.exp(theta)
+                K = sd**2 * np.exp(-0.5 * ((X[:, None] - X) / length) ** 2)
+                truth = K @ np.linalg.solve(K + noise**2 * np.eye(40), Y)
+                np.testing.assert_allclose(mean, truth, atol=1e-9)
+                told += 1
+    assert told > 20
 
 
 def test_sites_without_an_observation_are_predicted():
@@ -228,3 +252,20 @@ def test_units_of_the_inputs_do_not_matter(name):
         ends.append([found.approximation.log_evidence, 10 * np.log(length)])
     tolerance = 1e-6 if name == "exact" else 0.2
     np.testing.assert_allclose(ends[1:], [ends[0]] * 2, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "name", ["exact", *(pytest.param(k, marks=pytest.mark.slow) for k in METHODS if k != "exact")]
+)
+def test_a_mean_in_units_of_the_data_is_found(name):
+    """Its prior is wide: no wall stands before 60, and a search gets there."""
+    model = regression.extend(mu=pk.dist.Normal(0.0, 100.0)).replace(
+        f=pk.gp(lambda sd, length: sd**2 * pk.kernels.RBF(length), at="x", mean=lambda mu: mu)
+    )
+    ends = []
+    for far in (0.0, 60.0):
+        found = pk.fit(model, {"x": X, "y": Y + far}, method=METHODS[name], progress=False)
+        assert found.status is Status.OK and found.check().ok == (name != "marginal")
+        length, mu = (np.median(found.values[k]) for k in ("length", "mu"))
+        ends.append([found.approximation.log_evidence, 10 * np.log(length), mu - far])
+    np.testing.assert_allclose(ends[1], ends[0], atol=5e-2 if name == "exact" else 0.3)
