@@ -168,7 +168,8 @@ def step(
     if engine.told is not None:
         whole = functools.partial(_whole, problem, placed(problem, at.trial))
         # (A search that is done goes on while others do, and may leave the point it told of.)
-        known = jax.tree.map(lambda v: jnp.where(new.taken, jnp.nan, v), state["told"])
+        old = state["told"]
+        known = old | {"jitters": jnp.where(new.taken, jnp.nan, old["jitters"])}
         out["told"] = jax.lax.cond(new.last, whole, lambda told: known, seen.told)
     found = seen.found
     out |= {

@@ -168,7 +168,8 @@ def placed(problem: Any, aside: Any) -> Any:
 
 def aside_of(latent: Any, theta: Any) -> Any:
     """The inverse of `placed`: how far out the prior has ``theta``."""
-    return (theta - latent.centre) / latent.spread
+    moved = theta - latent.centre if np.any(latent.centre) else theta
+    return moved / latent.spread if np.any(latent.spread != 1.0) else moved
 
 
 def wall(aside: Array) -> Array:
