@@ -80,6 +80,12 @@ def method_of(inference: Any, options: Mapping[str, Any] | None, classes: int) -
     if isinstance(inference, Inference):
         if options:
             raise TypeError("options: a method object holds its options already; leave them out")
+        if not {"gaussian_latent", "gaussian_latents"} & set(inference.requires):
+            raise TypeError(
+                "inference: expected an engine of Gaussian processes, as pk.EP(), or "
+                f"pk.Marginal(...), found {inference!r}; to draw the hyperparameters take "
+                "pk.Marginal(pk.NUTS())"
+            )
         return inference
     names = ["auto", *METHODS, "nuts"]
     if not isinstance(inference, str):
@@ -121,8 +127,11 @@ def _model(plan: KernelPlan, classes: int) -> Model:
     nodes: dict[str, Any] = {}
     kernel: Callable[..., Any] = lambda unit, spread: plan.make(None, unit, spread)  # noqa: E731
     if plan.start.size:
-        nodes["log_kernel"] = rv(lambda start: dist.Normal(start, _WIDTH), dims="hyper")
-        kernel = plan.make
+        # As logs of ratios to where they begin, so that searches and their walls stand around that.
+        nodes["log_kernel"] = rv(dist.Normal(0.0, _WIDTH), dims="hyper")
+        kernel = lambda log_kernel, start, unit, spread: plan.make(  # noqa: E731
+            start + log_kernel, unit, spread
+        )
     kind = _kind(classes)
     functions = [f"f{k}" for k in range(classes)] if kind == "softmax" else ["f"]
     nodes |= {name: gp(kernel, at="x") for name in functions}
@@ -178,10 +187,8 @@ class Fitted:
         """Values by name, in the data's units; medians of the draws where there are several."""
         plan, theta = self.made[1], np.median(self.theta, axis=0)
         scales = [self.data[s] if isinstance(s, str) else s for s in plan.scales]
-        out = {
-            k: float(s * np.exp(t))
-            for k, s, t in zip(plan.names, scales, theta[: len(plan.names)], strict=True)
-        }
+        logs = theta[: len(plan.names)] + self.data.get("start", 0.0)
+        out = {k: float(s * np.exp(t)) for k, s, t in zip(plan.names, scales, logs, strict=True)}
         if len(theta) > len(plan.names):
             out["noise"] = float(self.data["spread"] * np.exp(theta[-1]))
         return out

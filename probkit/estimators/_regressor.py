@@ -43,6 +43,10 @@ class GPRegressor(RegressorMixin, GPEstimator):
         posterior_: the `probkit.Posterior`; it is not pickled.
         n_features_in_, feature_names_in_: as in scikit-learn.
 
+    Warns:
+        ConvergenceWarning: when fitted, that the fit's verdict is not OK: what failed, and what to
+            do (``posterior_.check()`` has the whole verdict).
+
     Raises:
         ValueError, TypeError: when fitted, for data that scikit-learn refuses, an unknown kernel
             or inference.
@@ -59,7 +63,7 @@ class GPRegressor(RegressorMixin, GPEstimator):
 
     def fit(self, X: Any, y: Any) -> GPRegressor:
         """Fit inputs of shape ``(n, d)`` to outcomes of shape ``(n,)``."""
-        from probkit.estimators import _engine
+        from probkit.estimators import _engine, _verdict
 
         x, y = training(self, X, y, y_numeric=True)
         method = _engine.method_of(self.inference, self.options, classes=0)
@@ -75,6 +79,8 @@ class GPRegressor(RegressorMixin, GPEstimator):
         self.hyperparameters_ = self._fitted.hyperparameters
         found = self.posterior_.approximation
         self.log_marginal_likelihood_value_ = None if found is None else found.log_evidence
+        faults = {"": _verdict.failed(self._fitted, self.posterior_)}
+        _verdict.warn("GPRegressor", {"": "posterior_"}, faults)
         return self
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:

@@ -22,7 +22,29 @@ if TYPE_CHECKING:
     from probkit.models._graph_program import GraphProgram
 
 _WRAPPED = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)
-#: About the median in the unconstrained space: the real line, or the logarithm.
+
+
+def _left(d: Any) -> Any:
+    return np.log(np.maximum(d.base_dist.loc - d.low, d.base_dist.scale))
+
+
+def _right(d: Any) -> Any:
+    return np.log(np.maximum(d.high - d.base_dist.loc, d.base_dist.scale))
+
+
+def _between(low: Any, high: Any, at: Any) -> Any:
+    share = np.clip((at - low) / (high - low), 1e-9, 1 - 1e-9)
+    return np.log(share) - np.log1p(-share)
+
+
+def _within(d: Any) -> Any:
+    # (Where the base is cut off at its centre or beyond, the mass is inside of that end.)
+    base = d.base_dist
+    aside = np.minimum(base.scale, 0.5 * (d.high - d.low))
+    return _between(d.low, d.high, np.clip(base.loc, d.low + aside, d.high - aside))
+
+
+#: About the median in the unconstrained space: the real line, the logarithm, a bounded range.
 _CENTRES: Mapping[Any, Callable[[Any], Any]] = {
     (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel): (
         lambda d: d.loc
@@ -30,8 +52,12 @@ _CENTRES: Mapping[Any, Callable[[Any], Any]] = {
     (dist.LogNormal,): lambda d: d.loc,
     (dist.HalfNormal, dist.HalfCauchy, dist.Weibull): lambda d: np.log(d.scale),
     (dist.Exponential,): lambda d: -np.log(d.rate),
-    (dist.Gamma,): lambda d: np.log(d.concentration) - np.log(d.rate),
+    (dist.Gamma, dist.Chi2): lambda d: np.log(d.concentration) - np.log(d.rate),
     (dist.InverseGamma,): lambda d: np.log(d.rate) - np.log(d.concentration),
+    (dist.LeftTruncatedDistribution,): _left,
+    (dist.RightTruncatedDistribution,): _right,
+    (dist.TwoSidedTruncatedDistribution,): _within,
+    (dist.LogUniform,): lambda d: _between(d.low, d.high, np.sqrt(d.low) * np.sqrt(d.high)),
 }
 
 
@@ -71,6 +97,6 @@ def _centre(d: Any) -> np.ndarray:
         if type(d) in kinds:
             try:
                 return np.asarray(centre(d), dtype=float)
-            except (jax.errors.TracerArrayConversionError, TypeError, ValueError):
+            except (jax.errors.TracerArrayConversionError, AttributeError, TypeError, ValueError):
                 break
     return np.zeros(())

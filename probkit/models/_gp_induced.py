@@ -123,7 +123,7 @@ class InducedProgram(Program):
 
     def prior_point(self, key: Array, arrays: dict) -> dict[str, Array]:
         aside = jax.random.uniform(key, (self.latent.theta.size,), self.dtype, -2.0, 2.0)
-        theta = self.latent.theta.unravel(self.latent.centre.astype(self.dtype) + aside)
+        theta = self.latent.theta.unravel(jnp.asarray(self.latent.centre, self.dtype) + aside)
         return {**theta, self.site: jnp.zeros(self.sizes[DIM], self.dtype)}
 
     def independent_dims(self, name: str) -> tuple[str, ...]:

@@ -150,5 +150,5 @@ def _warn_of_jitter(
         return
     raise ValueError(
         f"{where} is not positive definite, even with a thousandth of its diagonal added, at the "
-        f"best hyperparameters found ({at}, in the unconstrained space); {remedy}"
+        f"best hyperparameters found ({at or 'none'}, in the unconstrained space); {remedy}"
     )
