@@ -61,17 +61,23 @@ METHODS: dict[str, Callable[..., Inference]] = {
 #: Rows up to which data are padded, the fewest padded to, multiples of rows under a softmax and of
 #: columns, rows of a block of predictions, and draws of hyperparameters that a mixture is made of.
 _SMALL, _FEWEST, _FEW, _COLUMNS, _BLOCK, _MIXTURE = 256, 64, 16, 16, 1024, 100
+#: Exact searches where there is a length scale a column: of two, three in eight ended 20 nats below
+#: the best optimum of a set of 277 rows and 6 columns; of four, none.
+_STARTS_ARD = 4
 #: Priors of logs of hyperparameters: wide enough for a factor of 20 either way.
 _WIDTH, _NOISE = 1.5, -1.5
 
 
-def method_of(inference: Any, options: Mapping[str, Any] | None, classes: int) -> Inference:
+def method_of(
+    inference: Any, options: Mapping[str, Any] | None, classes: int, ard: bool = False
+) -> Inference:
     """The method that ``inference`` names, or itself.
 
     Args:
         inference: a name or a method.
         options: of the method that is named.
         classes: what the outcomes are; see the module's text.
+        ard: whether there is a length scale a column, which makes several optima common.
 
     Raises:
         ValueError: an unknown name.
@@ -99,7 +105,8 @@ def method_of(inference: Any, options: Mapping[str, Any] | None, classes: int) -
     if inference == "nuts":
         engine = {"normal": "exact", "probit": "ep", "softmax": "auto"}[kind]
         return Marginal(NUTS(**(options or {})), engine=engine)
-    return METHODS[inference](**(options or {}))
+    more = {"starts": _STARTS_ARD} if ard and inference == "exact" else {}
+    return METHODS[inference](**{**more, **(options or {})})
 
 
 def _kind(classes: int) -> str:

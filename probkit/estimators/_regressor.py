@@ -32,7 +32,8 @@ class GPRegressor(RegressorMixin, GPEstimator):
             the function integrated out), ``"svgp"``, ``"tsvgp"`` or ``"sparse_hybrid"`` (inducing
             points, for many rows; ``options={"batch_size": 512}``), or a method such as
             ``pk.GPExact(starts=4)``.
-        ard: one length scale a column, for a kernel by name; otherwise one for all.
+        ard: one length scale a column, for a kernel by name; otherwise one for all. Several optima
+            are common then: the exact engine looks four times (``options={"starts": 4}``).
         options: options of the method that ``inference`` names, such as ``{"objective": "ml2"}``.
         random_state: seed of the search's starts, an int or a ``RandomState``.
 
@@ -66,7 +67,7 @@ class GPRegressor(RegressorMixin, GPEstimator):
         from probkit.estimators import _engine, _verdict
 
         x, y = training(self, X, y, y_numeric=True)
-        method = _engine.method_of(self.inference, self.options, classes=0)
+        method = _engine.method_of(self.inference, self.options, 0, bool(self.ard))
         self._fitted, self.posterior_ = _engine.fitted(
             self.kernel,
             self.ard,

@@ -107,6 +107,7 @@ def test_kernels_as_objects_and_functions() -> None:
     learnt = pk.estimators.GPRegressor(2.0 * pk.kernels.RBF(0.5), random_state=0).fit(X, Y)
     assert len(learnt.hyperparameters_) == 4 and learnt.score(X, Y) > 0.97
     wide = pk.estimators.GPRegressor(ard=True, random_state=0).fit(X, Y)
+    assert wide.posterior_.approximation.stats["starts"] == 4
     # The second column says nothing: its length scale is longer.
     assert wide.hyperparameters_["length[1]"] > 2.0 * wide.hyperparameters_["length[0]"]
 

@@ -228,3 +228,17 @@ def test_units_of_the_inputs_do_not_matter(name):
         ends.append([found.approximation.log_evidence, 10 * np.log(length)])
     tolerance = 1e-6 if name == "exact" else 0.2
     np.testing.assert_allclose(ends[1:], [ends[0]] * 2, atol=tolerance)
+
+
+def test_an_optimum_found_once_is_noted():
+    ends = np.array([3.0, -np.inf, 2.0])
+    once, twice = _learnt._starts_check(ends), _learnt._starts_check(ends.clip(2.95))
+    assert once.ok is None and once.value == 1.0 and "only one of 3" in once.advice
+    assert twice.ok and twice.advice == ""
+    lost = _learnt._starts_check(np.array([3.0, np.nan]))
+    assert lost.ok is None and np.isinf(lost.value)
+
+
+def test_searches_are_told_of_where_there_are_several(exact):
+    assert "starts" in exact.check()
+    assert "starts" not in fit(regression, Y, pk.GPExact(starts=1)).check()

@@ -85,7 +85,8 @@ def test_the_marginal_density_its_gradient_and_hessian():
     np.testing.assert_allclose(bend, jax.hessian(dense)(jnp.array([0.1, -0.8])), rtol=1e-4)
     # Noise of nothing: the terms' constants are 1e17, and what is left of them is not lost.
     value, slope, _ = both(jnp.array([0.1, -20.0]))
-    wall = 0.5 * (20.0 - WALL) ** 2, np.array([0.0, 20.0 - WALL])
+    beyond = 20.0 - 1.0 - WALL  # (The wall stands around the prior's median, at -1.)
+    wall = 0.5 * beyond**2, np.array([0.0, beyond])
     truth = jax.value_and_grad(dense)(jnp.array([0.1, -20.0]))
     np.testing.assert_allclose(value, truth[0] - wall[0], rtol=1e-8)
     np.testing.assert_allclose(slope, truth[1] + wall[1], rtol=1e-4)
