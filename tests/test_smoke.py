@@ -59,6 +59,7 @@ def test_arviz_and_back(posterior, tmp_path):
     np.testing.assert_array_equal(read["posterior"]["slope"], posterior["slope"])
     again = pk.Posterior.load(path)
     np.testing.assert_array_equal(again["level"], posterior["level"])
+    pd.testing.assert_frame_equal(again.summary("level"), posterior.summary("level"))
 
 
 def test_predict_and_compare(posterior, frame):

@@ -209,6 +209,10 @@ class Approximation:
             ``(target, approximation, key data, weights) -> checks``.
         target: whose points the draws are, where they are not those of the Target that was fitted
             (a form of the model with fewer coordinates, say); the Posterior's target then.
+        source: the Target that was fitted, where ``target`` is given.
+        ahead: log predictive densities of other rows by the method's own integral, ``(n*,)``:
+            ``(source, approximation, the model bound to these rows) -> densities``. Asked only
+            where one variable is observed, each of its entries at the row it depends on.
     """
 
     sample: Callable[..., Array]
@@ -223,3 +227,5 @@ class Approximation:
     checks: tuple[Check, ...] = ()
     examine: tuple[Callable[..., list[Check]], ...] = ()
     target: Target | None = None
+    source: Target | None = None
+    ahead: Callable[..., np.ndarray] | None = None

@@ -91,6 +91,10 @@ class GaussianLatents(abc.ABC):
     def softmax(self, arrays: dict) -> bool:
         """Whether every term is that of one label, ``log softmax(f_i + offset)_y`` (static)."""
 
+    def rows_apart(self, arrays: dict) -> bool:
+        """Whether every row has one observation, its own (static)."""
+        return False
+
     # -- and back ---------------------------------------------------------------------------
 
     @abc.abstractmethod

@@ -48,6 +48,10 @@ class GPClassifier(ClassifierMixin, GPEstimator):
         posteriors_: the `probkit.Posterior` of each fit; they are not pickled.
         n_features_in_, feature_names_in_: as in scikit-learn.
 
+    Warns:
+        ConvergenceWarning: when fitted, that the verdict on a fit is not OK: what failed, and what
+            to do (``posteriors_[0].check()`` has the whole verdict).
+
     Raises:
         ValueError, TypeError: when fitted, for data that scikit-learn refuses, a single class, an
             unknown kernel, inference (``"exact"`` needs normal noise) or ``multi_class``, or an
@@ -81,7 +85,7 @@ class GPClassifier(ClassifierMixin, GPEstimator):
         """Fit inputs of shape ``(n, d)`` to labels of shape ``(n,)``."""
         from sklearn.utils.multiclass import check_classification_targets
 
-        from probkit.estimators import _engine
+        from probkit.estimators import _engine, _verdict
 
         x, y = training(self, X, y)
         check_classification_targets(y)
@@ -112,6 +116,10 @@ class GPClassifier(ClassifierMixin, GPEstimator):
         self.log_marginal_likelihood_value_ = (
             None if None in found else float(np.mean([a.log_evidence for a in found if a]))
         )
+        of = [f"class {c!s}" for c in self.classes_] if len(fits) > 1 else [""]
+        faults = {k: _verdict.failed(f, p) for k, (f, p) in zip(of, fits, strict=True)}
+        places = {k: f"posteriors_[{i}]" for i, k in enumerate(of)}
+        _verdict.warn("GPClassifier", places, faults)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

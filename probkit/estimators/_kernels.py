@@ -173,6 +173,14 @@ def _names(path: Any, shape: tuple[int, ...]) -> list[str]:
 def _from_function(kernel: Callable[..., Any]) -> KernelPlan:
     found = inspect.signature(kernel).parameters
     names = tuple(found)
+    for k, p in found.items():
+        if not (p.default is p.empty or isinstance(p.default, (int, float, np.number))):
+            raise TypeError(
+                f"kernel: expected a function of positive numbers (hyperparameters) that returns a "
+                f"kernel, found {kernel!r}, whose argument {k!r} has the default {p.default!r}; "
+                f"kernels of other libraries are not taken: use one of {sorted(RADIAL)} or of "
+                "pk.kernels"
+            )
     given = tuple(1.0 if p.default is p.empty else float(p.default) for p in found.values())
 
     def make(log_kernel: Any, unit: Any, spread: Any) -> kernels.Kernel:

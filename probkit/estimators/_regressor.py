@@ -32,7 +32,8 @@ class GPRegressor(RegressorMixin, GPEstimator):
             the function integrated out), ``"svgp"``, ``"tsvgp"`` or ``"sparse_hybrid"`` (inducing
             points, for many rows; ``options={"batch_size": 512}``), or a method such as
             ``pk.GPExact(starts=4)``.
-        ard: one length scale a column, for a kernel by name; otherwise one for all.
+        ard: one length scale a column, for a kernel by name; otherwise one for all. Several optima
+            are common then: the exact engine looks four times (``options={"starts": 4}``).
         options: options of the method that ``inference`` names, such as ``{"objective": "ml2"}``.
         random_state: seed of the search's starts, an int or a ``RandomState``.
 
@@ -42,6 +43,10 @@ class GPRegressor(RegressorMixin, GPEstimator):
         log_marginal_likelihood_value_: log evidence at them (not with NUTS).
         posterior_: the `probkit.Posterior`; it is not pickled.
         n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Warns:
+        ConvergenceWarning: when fitted, that the fit's verdict is not OK: what failed, and what to
+            do (``posterior_.check()`` has the whole verdict).
 
     Raises:
         ValueError, TypeError: when fitted, for data that scikit-learn refuses, an unknown kernel
@@ -59,10 +64,10 @@ class GPRegressor(RegressorMixin, GPEstimator):
 
     def fit(self, X: Any, y: Any) -> GPRegressor:
         """Fit inputs of shape ``(n, d)`` to outcomes of shape ``(n,)``."""
-        from probkit.estimators import _engine
+        from probkit.estimators import _engine, _verdict
 
         x, y = training(self, X, y, y_numeric=True)
-        method = _engine.method_of(self.inference, self.options, classes=0)
+        method = _engine.method_of(self.inference, self.options, 0, bool(self.ard))
         self._fitted, self.posterior_ = _engine.fitted(
             self.kernel,
             self.ard,
@@ -75,6 +80,8 @@ class GPRegressor(RegressorMixin, GPEstimator):
         self.hyperparameters_ = self._fitted.hyperparameters
         found = self.posterior_.approximation
         self.log_marginal_likelihood_value_ = None if found is None else found.log_evidence
+        faults = {"": _verdict.failed(self._fitted, self.posterior_)}
+        _verdict.warn("GPRegressor", {"": "posterior_"}, faults)
         return self
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probkit.core import Labels, Target, check_options, listing, nearest
+from probkit.core._trees import in_precision
 from probkit.models._centring import choose_centring, parse_reparam
 from probkit.models._data import ROWS, Data, read_data
 from probkit.models._facts import Facts, compiled_facts, inspect_sites
@@ -126,9 +127,22 @@ def _bound(
 _OPTIONS = ("coords", "dims", "reparam", "observe", "like", "precision")
 
 
-def _rebind(model: Model, data: Any, **options: Any) -> Target:
-    """The model bound to new data."""
-    return bind(model, data, **options)
+def _rebind(model: Model, data: Any, *, scored: bool = False, **options: Any) -> Target:
+    """The model bound to new data.
+
+    Args:
+        model: the model.
+        data: the new data.
+        scored: as data whose terms are wanted, each of the entry of a process that it depends on;
+            else as data to predict.
+        options: of `bind`.
+    """
+    target = bind(model, data, **options)
+    if not scored:
+        return target
+    arrays = {k: v for k, v in target.arrays.items() if k not in ("process", "pointwise")}
+    with in_precision(target.dtype):
+        return with_owners(Target(target.program, arrays, target.labels))
 
 
 def _prepared(

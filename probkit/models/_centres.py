@@ -27,15 +27,39 @@ _WRAPPED = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution
 #: and its wall, 11.5 units out (`inference/gaussian/_problem`), is beyond four scales.
 _UNIT = 0.4
 _REAL = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
-_Read = Callable[[Any], tuple[Any, Any]]
-#: About the median in the unconstrained space (the real line, or the logarithm), and the unit.
-_FAMILIES: Mapping[Any, _Read] = {
-    _REAL: lambda d: (d.loc, np.maximum(_UNIT * np.asarray(d.scale), 1.0)),
-    (dist.LogNormal,): lambda d: (d.loc, 1.0),
-    (dist.HalfNormal, dist.HalfCauchy, dist.Weibull): lambda d: (np.log(d.scale), 1.0),
-    (dist.Exponential,): lambda d: (-np.log(d.rate), 1.0),
-    (dist.Gamma,): lambda d: (np.log(d.concentration) - np.log(d.rate), 1.0),
-    (dist.InverseGamma,): lambda d: (np.log(d.rate) - np.log(d.concentration), 1.0),
+
+
+def _left(d: Any) -> Any:
+    return np.log(np.maximum(d.base_dist.loc - d.low, d.base_dist.scale))
+
+
+def _right(d: Any) -> Any:
+    return np.log(np.maximum(d.high - d.base_dist.loc, d.base_dist.scale))
+
+
+def _between(low: Any, high: Any, at: Any) -> Any:
+    share = np.clip((at - low) / (high - low), 1e-9, 1 - 1e-9)
+    return np.log(share) - np.log1p(-share)
+
+
+def _within(d: Any) -> Any:
+    # (Where the base is cut off at its centre or beyond, the mass is inside of that end.)
+    base = d.base_dist
+    aside = np.minimum(base.scale, 0.5 * (d.high - d.low))
+    return _between(d.low, d.high, np.clip(base.loc, d.low + aside, d.high - aside))
+
+
+#: About the median in the unconstrained space: the real line, the logarithm, a bounded range.
+_CENTRES: Mapping[Any, Callable[[Any], Any]] = {
+    (*_REAL, dist.LogNormal): lambda d: d.loc,
+    (dist.HalfNormal, dist.HalfCauchy, dist.Weibull): lambda d: np.log(d.scale),
+    (dist.Exponential,): lambda d: -np.log(d.rate),
+    (dist.Gamma, dist.Chi2): lambda d: np.log(d.concentration) - np.log(d.rate),
+    (dist.InverseGamma,): lambda d: np.log(d.rate) - np.log(d.concentration),
+    (dist.LeftTruncatedDistribution,): _left,
+    (dist.RightTruncatedDistribution,): _right,
+    (dist.TwoSidedTruncatedDistribution,): _within,
+    (dist.LogUniform,): lambda d: _between(d.low, d.high, np.sqrt(d.low) * np.sqrt(d.high)),
 }
 _UNKNOWN = (np.zeros(()), np.ones(()))
 
@@ -82,11 +106,11 @@ def _flat(centre: np.ndarray, unit: np.ndarray, shape: tuple[int, ...]) -> tuple
 def _read(d: Any) -> tuple[np.ndarray, np.ndarray]:
     while isinstance(d, _WRAPPED):
         d = d.base_dist
-    for kinds, read in _FAMILIES.items():
+    for kinds, centre in _CENTRES.items():
         if type(d) in kinds:
             try:
-                centre, unit = read(d)
-                return np.asarray(centre, dtype=float), np.asarray(unit, dtype=float)
-            except (jax.errors.TracerArrayConversionError, TypeError, ValueError):
+                unit = np.maximum(_UNIT * np.asarray(d.scale), 1.0) if type(d) in _REAL else 1.0
+                return np.asarray(centre(d), dtype=float), np.asarray(unit, dtype=float)
+            except (jax.errors.TracerArrayConversionError, AttributeError, TypeError, ValueError):
                 break
     return _UNKNOWN

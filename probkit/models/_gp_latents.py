@@ -139,6 +139,9 @@ class GraphLatents(GaussianLatents):
             total = total.at[jnp.asarray(arrays["latent"]["owner"][name])].add(value)
         return total
 
+    def rows_apart(self, arrays: dict) -> bool:
+        return "own_row" in arrays["latent"]
+
     def softmax(self, arrays: dict) -> bool:
         return "softmax" in arrays["latent"]
 
@@ -215,6 +218,9 @@ def judge(latent: GraphLatents, found: dict, probes: dict) -> dict:
             return {}
         owners[name] = owner.astype(np.int32)
     marks = {"softmax": ()} if _is_softmax(found["first"], found["second"], tol) else {}
+    dims = [latent.program.facts[k].dims for k in latent.observed]
+    if dims == [(latent.dim,)] and all(np.all(v == np.arange(n)) for v in owners.values()):
+        marks["own_row"] = ()
     return {"owner": owners, **marks}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,25 @@ def check_observed(
         if own.support is None or not concrete(own.support):
             continue
         _check_support(name, value, missing.get(name), own)
+        if own.distribution in ("Beta", "BetaProportion"):
+            _warn_of_ends(name, value, missing.get(name), own.distribution)
+
+
+def _warn_of_ends(name: str, value: np.ndarray, mask: np.ndarray | None, words: str) -> None:
+    ends = (value == 0) | (value == 1)
+    if mask is not None and ends.shape == mask.shape:
+        ends = ends & ~mask
+    if not ends.any():
+        return
+    where = tuple(int(i) for i in np.argwhere(ends)[0])
+    warnings.warn(
+        f"site {name!r}: {int(ends.sum())} observed values are exactly 0 or 1 (the first, at "
+        f"{where}), where the density of {words} is zero or infinite unless one of its parameters "
+        "is 1, so that fits end at once or run away; move them inside, for example "
+        "(y * (n - 1) + 0.5) / n, or model them apart",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _check_support(name: str, value: np.ndarray, mask: np.ndarray | None, facts: Facts) -> None:

@@ -383,11 +383,16 @@ def loo_of(p: Posterior) -> Any:
 
 def _rows_left_out(p: Posterior) -> np.ndarray | None:
     """Leave-one-out log densities by row of a Gaussian process with an observation at each."""
-    rows = p.approximation.stats.get("loo_i") if p.approximation is not None else None
-    if rows is None:
+    fitted = p.approximation
+    rows = None if fitted is None else fitted.stats.get("loo_i")
+    if fitted is None or rows is None:
         return None
+    source = p.target if fitted.source is None else fitted.source
     try:
-        apart = p.target.gaussian_latent.rows_apart(p.target.arrays)
-    except ValueError:  # several processes, or a sparse approximation's own target
-        return None
+        apart = source.gaussian_latent.rows_apart(source.arrays)
+    except ValueError:
+        try:
+            apart = source.gaussian_latents.rows_apart(source.arrays)
+        except ValueError:
+            return None
     return rows if apart else None

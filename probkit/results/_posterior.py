@@ -122,17 +122,11 @@ class Posterior:
                 never vary beside others of their site that do, as on the diagonal of a correlation
                 matrix, have no row); see `probkit.results._summary.summarise`.
         """
-        from probkit.results._summary import summarise
+        from probkit.results._summary import picked, summarise
 
-        names = [var_names] if isinstance(var_names, str) else var_names
-        for name in names or ():
-            if name not in self.values:
-                raise ValueError(
-                    f"summary: the posterior has no site {name!r}.{nearest(name, self.values)}"
-                )
+        values = picked(self.values, var_names)
         if self._drawn.unconstrained.shape[1] == 0:
             raise ValueError("summary: the run ended before its first draw; see posterior.check()")
-        values = {k: v for k, v in self.values.items() if names is None or k in names}
         return summarise(values, self.label, **options)
 
     def check(self, *, loo: bool = False) -> Verdict:
@@ -276,6 +270,10 @@ class Posterior:
 
     def log_predictive(self, data: Any, *, coords: Mapping[str, Any] | None = None, seed: int = 0):
         """Log predictive density of held-out observations, each integrated over the posterior.
+
+        By the engine's own integral where a Gaussian process was fitted at a point of its
+        hyperparameters and has an observation at each row. Otherwise by the mean over the draws,
+        whose error grows for observations far out in the tails.
 
         Returns:
             A DataArray over the rows; a Dataset where several variables are observed.

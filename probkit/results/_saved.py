@@ -80,11 +80,11 @@ class SavedPosterior:
 
         return ReportData(self._groups, self.attrs).verdict
 
-    def summary(self, **options: Any) -> pandas.DataFrame:
+    def summary(self, var_names: Any = None, **options: Any) -> pandas.DataFrame:
         """As `Posterior.summary`."""
-        from probkit.results._summary import summarise
+        from probkit.results._summary import picked, summarise
 
-        return summarise(self.values, self.label, **options)
+        return summarise(picked(self.values, var_names), self.label, **options)
 
     def groups(self, *names: str) -> dict[str, xarray.Dataset]:
         """The groups of the file."""

@@ -10,10 +10,12 @@ Cost: one sort a component on top of the diagnostics. pandas is imported when ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from probkit.core import nearest
 
 from ._checks import Labels, plain_label
 from ._diagnostics import diagnose, never_varies
@@ -35,6 +37,19 @@ STATS = (
     "r_hat",
 )
 DEFAULT_STATS = ("mean", "sd", "hdi", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat")
+
+
+def picked(values: Mapping[str, Any], var_names: str | Sequence[str] | None) -> dict[str, Any]:
+    """The values of some sites; of all by default.
+
+    Raises:
+        ValueError: there is no such site.
+    """
+    names = [var_names] if isinstance(var_names, str) else var_names
+    for name in names or ():
+        if name not in values:
+            raise ValueError(f"summary: the posterior has no site {name!r}.{nearest(name, values)}")
+    return {k: v for k, v in values.items() if names is None or k in names}
 
 
 def summarise(

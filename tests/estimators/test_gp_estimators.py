@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,9 +26,13 @@ NEW = RNG.uniform(-4, 4, size=(7, 2))
 
 def conventions(estimator: Any) -> list[str]:
     """The names of scikit-learn's checks that an estimator fails."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils.estimator_checks import check_estimator
 
-    rows = check_estimator(estimator, on_skip=None, on_fail=None)
+    with warnings.catch_warnings():
+        # (Some of its outcomes are functions of the inputs, or constant: no noise is least.)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        rows = check_estimator(estimator, on_skip=None, on_fail=None)
     return [f"{r['check_name']}: {r['exception']}" for r in rows if r["status"] == "failed"]
 
 
@@ -102,13 +107,14 @@ def test_kernels_as_objects_and_functions() -> None:
     learnt = pk.estimators.GPRegressor(2.0 * pk.kernels.RBF(0.5), random_state=0).fit(X, Y)
     assert len(learnt.hyperparameters_) == 4 and learnt.score(X, Y) > 0.97
     wide = pk.estimators.GPRegressor(ard=True, random_state=0).fit(X, Y)
+    assert wide.posterior_.approximation.stats["starts"] == 4
     # The second column says nothing: its length scale is longer.
     assert wide.hyperparameters_["length[1]"] > 2.0 * wide.hyperparameters_["length[0]"]
 
 
 def test_outcomes_of_any_size_with_a_kernel_of_ones_own() -> None:
     """Kernels whose variance is far from that of the outcomes, GPJax's among them."""
-    big = 500.0 * Y
+    big, huge = 500.0 * Y, 1e8 * Y
     for kernel in (
         pk.kernels.RBF(0.5) + pk.kernels.Linear(1.0),
         pk.kernels.RationalQuadratic(),
@@ -116,6 +122,8 @@ def test_outcomes_of_any_size_with_a_kernel_of_ones_own() -> None:
     ):
         found = pk.estimators.GPRegressor(kernel, random_state=0).fit(X, big)
         assert found.score(X, big) > 0.97
+        least = pk.estimators.GPRegressor(kernel, random_state=0).fit(X, huge)
+        np.testing.assert_allclose(least.predict(NEW) / 1e8, found.predict(NEW) / 500, atol=1e-4)
     # A default is what a function's number begins around.
     plan = kernel_plan(lambda scale=3.0: pk.kernels.RBF(scale), 1, ard=False)
     made = plan.make(jnp.zeros(1), 1.0, 1.0)
@@ -166,3 +174,34 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
     with pytest.raises(ImportError, match=r"probkit\[sklearn\]"):
         import probkit.estimators._sklearn  # noqa: F401
+
+
+def test_fits_that_are_not_right_warn() -> None:
+    from sklearn.exceptions import ConvergenceWarning
+
+    GPRegressor, GPClassifier = pk.estimators.GPRegressor, pk.estimators.GPClassifier
+    with pytest.warns(ConvergenceWarning, match=r"hyperparameters .* max_steps.*posterior_\.check"):
+        GPRegressor(options={"max_steps": 2}, random_state=0).fit(X, Y)
+    with pytest.warns(ConvergenceWarning, match="range .* a constant outcome"):
+        GPRegressor(random_state=0).fit(X, np.ones(50))
+    three = np.arange(50) % 3
+    with pytest.warns(ConvergenceWarning, match=r"class 0 .*3 fits.*posteriors_\[0\]\.check"):
+        GPClassifier(options={"max_steps": 1}, random_state=0).fit(X, three)
+
+
+@pytest.mark.slow
+def test_few_draws_warn() -> None:
+    from sklearn.exceptions import ConvergenceWarning
+
+    few = {"draws": 20, "warmup": 10, "chains": 2}
+    with pytest.warns(ConvergenceWarning, match="GPRegressor: .*r_hat "):
+        pk.estimators.GPRegressor(inference="nuts", options=few, random_state=0).fit(X, Y)
+
+
+def test_what_is_no_kernel_or_engine_is_told_at_once() -> None:
+    from sklearn.gaussian_process.kernels import Matern
+
+    with pytest.raises(TypeError, match="kernels of other libraries are not taken"):
+        pk.estimators.GPRegressor(Matern()).fit(X, Y)
+    with pytest.raises(TypeError, match=r"take pk\.Marginal\(pk\.NUTS\(\)\)"):
+        pk.estimators.GPRegressor(inference=pk.NUTS()).fit(X, Y)

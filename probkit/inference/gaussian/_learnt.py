@@ -21,6 +21,7 @@ from probkit.inference.gaussian._several_problem import posed
 #: standard deviation of a hyperparameter.
 _LEFT, _LEFT_OF_ROOT = 0.01, 0.1
 _EDGE = WALL - 1.0  # a hyperparameter this far out is on its way to the wall
+_SAME = 0.1  # nats between the ends of searches that count as one
 _MOST_JITTER = 1e-6  # of the mean diagonal: beyond, it is another model and is said
 
 
@@ -59,10 +60,12 @@ def finish(
         "gain_left": float("inf" if pick["scouting"] else pick["search_gain"]),
         "jitter": jitter,
         "starts": len(ends),
-        "starts_at_best": int(np.sum(ends > ends[best] - 0.1)),
+        "starts_at_best": int(np.sum(ends > ends[best] - _SAME)),
     }
     left = _LEFT_OF_ROOT if engine.root else _LEFT
     checks = _checks(aside, stats, float(np.finfo(dtype).eps), allowed, left)
+    if len(ends) > 1 and aside.size:
+        checks = (*checks, _starts_check(ends))
     if bounded:
         stats["lower_bound"] = float(figures["bound"])
         checks = (*checks, _bound_check(stats, pick["l1"].shape[-1], engine.tight))
@@ -115,6 +118,18 @@ def _checks(
     return sites, search, edge, jitter
 
 
+def _starts_check(ends: np.ndarray) -> Check:
+    """Whether the best end of a search was found twice; if not, it is noted and does not fail."""
+    second, top = np.sort(np.where(np.isfinite(ends), ends, -np.inf))[-2:]
+    gap = float(top - second) if np.isfinite(second) else float("inf")
+    words = (
+        f"only one of {len(ends)} searches for hyperparameters ended at the best optimum found, so "
+        "that there may be a better one: allow more (starts=)"
+    )
+    found = gap < _SAME
+    return Check("starts", True if found else None, gap, _SAME, "", "" if found else words)
+
+
 def _bound_check(stats: dict, rows: int, tight: float | None) -> Check:
     """Whether the evidence and the lower bound of the same Gaussian say about the same."""
     gap = abs(stats["log_evidence"] - stats["lower_bound"])
@@ -150,5 +165,5 @@ def _warn_of_jitter(
         return
     raise ValueError(
         f"{where} is not positive definite, even with a thousandth of its diagonal added, at the "
-        f"best hyperparameters found ({at}, in the unconstrained space); {remedy}"
+        f"best hyperparameters found ({at or 'none'}, in the unconstrained space); {remedy}"
     )

@@ -40,6 +40,7 @@ from probkit.inference.gaussian._conditioning import (
 from probkit.inference.gaussian._ep import cavity
 from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._several_problem import Several, posed
+from probkit.inference.gaussian._sparse_rows import by_rows
 
 
 def problem_of(program: Program, arrays: dict) -> Problem:
@@ -119,6 +120,7 @@ def approximation(
         stats=stats,
         status=status,
         checks=checks,
+        ahead=log_predictive if params["l2"].ndim == params["l1"].ndim else None,
     )
 
 
@@ -148,21 +150,20 @@ def _predict(target: Target, fitted: Approximation, new: Target) -> dict[str, np
     def fn(params: dict, arrays: dict) -> dict[str, Array]:
         problem, theta = problem_of(target.program, params["arrays"]), params["theta"]
         sites = Sites(params["l1"], params["l2"])
-        other = problem_of(new.program, arrays)
-        prior = problem.prior(theta)
-        factor = factorise(prior, sites)
-        points = (problem.latent.points(problem.arrays), other.latent.points(arrays))
-        cross = problem.latent.cross_covariance(theta, *points, problem.arrays)
-        mean = other.latent.mean(theta, arrays) + cross.T @ factor.alpha
-        half = factor.inverse @ (factor.s[:, None] * cross)
-        whole = other.latent.variance(theta, points[1], arrays)
-        tiny = 8.0 * jnp.finfo(whole.dtype).eps * whole
-        var = jnp.maximum(whole - jnp.sum(half**2, axis=0), tiny)
-        return {
-            "mean": mean,
-            "var": var,
-            "log_density": other.tilted(theta, mean, var).value,
-        }
+        factor = factorise(problem.prior(theta), sites)
+        old = problem.latent.points(problem.arrays)
+
+        def some(few: Problem) -> dict[str, Array]:
+            points = few.latent.points(arrays)
+            cross = problem.latent.cross_covariance(theta, old, points, problem.arrays)
+            mean = few.latent.mean(theta, arrays) + cross.T @ factor.alpha
+            half = factor.inverse @ (factor.s[:, None] * cross)
+            whole = few.latent.variance(theta, points, arrays)
+            tiny = 8.0 * jnp.finfo(whole.dtype).eps * whole
+            var = jnp.maximum(whole - jnp.sum(half**2, axis=0), tiny)
+            return {"mean": mean, "var": var, "log_density": few.tilted(theta, mean, var).value}
+
+        return by_rows(problem_of(new.program, arrays), some)
 
     with in_precision(target.dtype):
         args = (fitted.params, new.arrays)

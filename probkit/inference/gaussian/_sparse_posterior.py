@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -35,8 +36,8 @@ from probkit.inference.gaussian._posterior import problem_of
 from probkit.inference.gaussian._problem import WALL, Problem, aside_of
 from probkit.inference.gaussian._sparse import Natural
 from probkit.inference.gaussian._sparse_learning import QUIET, Settings, searched
-from probkit.inference.gaussian._sparse_rows import part
-from probkit.inference.gaussian._sparse_search import BLOCK, blocks_of, polish, search
+from probkit.inference.gaussian._sparse_rows import BLOCK, by_rows
+from probkit.inference.gaussian._sparse_search import polish, search
 
 _SETTLED, _MOST_JITTER, _LOST = 1e-3, 1e-6, 0.05
 _LEFT, _LEFT_OF_ROOT = 0.01, 0.1  # nats left to be gained that are let pass, as in `_learning`
@@ -46,10 +47,8 @@ def summarise(problem: Problem, theta: Array, z: Array, sites: Natural, block: i
     """Moments and leave-one-out densities of each row ``(n,)``, and what predictions need."""
     at = sparse.basis(problem, theta, z)
     q = sparse.gaussian(sites)
-    blocks, n = blocks_of(problem, block), problem.latent.size
 
-    def some(rows: Array | None) -> dict[str, Array]:
-        few = part(problem, None if rows is None else jnp.minimum(rows, n - 1))
+    def some(few: Problem) -> dict[str, Array]:
         seen = sparse.project(few, theta, z, at)
         each = sparse.marginals(seen, q)
         terms = sparse.expected_terms(few, theta, seen, each)
@@ -64,11 +63,7 @@ def summarise(problem: Problem, theta: Array, z: Array, sites: Natural, block: i
             "lost": 0.5 * terms.l2 * each.s,
         }
 
-    if blocks is None:
-        out = some(None)
-    else:
-        out = jax.lax.map(some, jnp.asarray(blocks))
-        out = {k: v.reshape(-1)[:n] for k, v in out.items()}
+    out = by_rows(problem, some, block)
     log_g = 0.5 * (jnp.dot(sites.l1, q.mu) - q.log_det)
     root = at.tril @ q.root.T
     shrunk = jnp.eye(z.shape[0], dtype=z.dtype) - q.root.T @ q.root
@@ -87,14 +82,18 @@ def predict_rows(target: Target, fitted: Approximation, new: Target) -> dict[str
     """
 
     def fn(found: dict, arrays: dict, there: dict) -> dict[str, Array]:
-        problem, ahead = problem_of(target.program, arrays), problem_of(new.program, there)
-        theta, x = found["theta"], ahead.latent.points(there)
-        cross = problem.latent.cross_covariance(theta, found["inducing_points"], x, arrays)
-        mean = ahead.latent.mean(theta, there) + cross.T @ found["mean_weights"]
-        prior = ahead.latent.variance(theta, x, there)
-        var = prior - jnp.sum((found["variance_weights"] @ cross) ** 2, axis=0)
-        var = jnp.maximum(var, 8.0 * jnp.finfo(prior.dtype).eps * prior)
-        return {"mean": mean, "var": var, "log_density": ahead.tilted(theta, mean, var).value}
+        problem, theta = problem_of(target.program, arrays), found["theta"]
+
+        def some(few: Problem) -> dict[str, Array]:
+            x = few.latent.points(there)
+            cross = problem.latent.cross_covariance(theta, found["inducing_points"], x, arrays)
+            mean = few.latent.mean(theta, there) + cross.T @ found["mean_weights"]
+            prior = few.latent.variance(theta, x, there)
+            var = prior - jnp.sum((found["variance_weights"] @ cross) ** 2, axis=0)
+            var = jnp.maximum(var, 8.0 * jnp.finfo(prior.dtype).eps * prior)
+            return {"mean": mean, "var": var, "log_density": few.tilted(theta, mean, var).value}
+
+        return by_rows(problem_of(new.program, there), some)
 
     names = ("theta", "inducing_points", "mean_weights", "variance_weights")
     args = ({k: fitted.stats[k] for k in names}, target.arrays, new.arrays)
@@ -131,7 +130,12 @@ def finish(target: Target, state: dict, history: dict, draws: int, how: Settings
         warnings.warn(_words_of_jitter(target, how, stats["jitter"]), UserWarning, stacklevel=2)
     latent = target.program.gaussian_latent(target.arrays)
     own = latent.induced(target, pick["z"], float(found["jitter"]))
-    return _approximation(own, latent.theta, found, theta, draws, stats, checks, status)
+    made = _approximation(own, latent.theta, found, theta, draws, stats, checks, status)
+    return replace(made, source=target, ahead=_ahead)
+
+
+def _ahead(target: Target, fitted: Approximation, new: Target) -> np.ndarray:
+    return predict_rows(target, fitted, new)["log_density"]
 
 
 _KEPT = ("theta", "best", "z", "l1", "l2", "past", "gain", "quiet")

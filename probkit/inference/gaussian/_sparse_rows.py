@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from jaxtyping import Array
 
 from probkit.core._latent import GaussianLatent
 from probkit.inference.gaussian._problem import Problem
+
+BLOCK = 4096  # rows
 
 
 class RowsLatent(GaussianLatent):
@@ -84,3 +88,24 @@ def part(problem: Problem, rows: Array | None) -> Problem:
     if rows is None:
         return problem
     return Problem(RowsLatent(problem.latent, rows), problem.arrays, problem.kind)
+
+
+def blocks_of(problem: Problem, block: int) -> np.ndarray | None:
+    """Row numbers in blocks, the last filled up with n (no row); None for all rows at once."""
+    n = problem.latent.size
+    if n <= block or not problem.latent.rows_apart(problem.arrays):
+        return None
+    return np.arange(-(-n // block) * block).reshape(-1, block)
+
+
+def by_rows(
+    problem: Problem, fn: Callable[[Problem], dict[str, Array]], block: int = BLOCK
+) -> dict[str, Array]:
+    """What ``fn`` gives of a problem's rows, ``(n,)`` each, from one block after the other."""
+    blocks, n = blocks_of(problem, block), problem.latent.size
+    if blocks is None:
+        return fn(problem)
+    found = jax.lax.map(
+        lambda rows: fn(part(problem, jnp.minimum(rows, n - 1))), jnp.asarray(blocks)
+    )
+    return {k: v.reshape(-1)[:n] for k, v in found.items()}

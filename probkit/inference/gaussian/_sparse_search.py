@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from probkit.inference.gaussian import _sparse as sparse
@@ -23,10 +22,10 @@ from probkit.inference.gaussian._broyden import begin_root, chosen, follow, hand
 from probkit.inference.gaussian._problem import Problem
 from probkit.inference.gaussian._search import Search, advance, begin
 from probkit.inference.gaussian._sparse import Basis, Gaussian, Natural
-from probkit.inference.gaussian._sparse_rows import part
+from probkit.inference.gaussian._sparse_rows import BLOCK, blocks_of, part
 
-#: Rows of a block, steps of `polish` at the most, and the residual it stops at.
-BLOCK, _STEPS, _FINE = 4096, 60, 1e-6
+#: Steps of `polish` at the most, and the residual it stops at.
+_STEPS, _FINE = 60, 1e-6
 #: Evaluations of a search at the most, trials refused in a row that end it, nats that do.
 _LOOKS, _REFUSED, _GAIN = 60, 8, 1e-5
 _ROUGH = 1e-3  # residual of q in a search: it costs its square in the bound
@@ -49,14 +48,6 @@ class Ended(NamedTuple):
     sites: Natural
     looks: Array
     gain: Array
-
-
-def blocks_of(problem: Problem, block: int) -> np.ndarray | None:
-    """Row numbers in blocks, the last filled up with n (no row); None for all rows at once."""
-    n = problem.latent.size
-    if n <= block or not problem.latent.rows_apart(problem.arrays):
-        return None
-    return np.arange(-(-n // block) * block).reshape(-1, block)
 
 
 def summed(problem: Problem, block: int, fn: Callable[[Problem, Array | float], Any]) -> Any:

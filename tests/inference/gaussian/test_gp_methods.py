@@ -269,3 +269,17 @@ def test_a_mean_in_units_of_the_data_is_found(name):
         length, mu = (np.median(found.values[k]) for k in ("length", "mu"))
         ends.append([found.approximation.log_evidence, 10 * np.log(length), mu - far])
     np.testing.assert_allclose(ends[1], ends[0], atol=5e-2 if name == "exact" else 0.3)
+
+
+def test_an_optimum_found_once_is_noted():
+    ends = np.array([3.0, -np.inf, 2.0])
+    once, twice = _learnt._starts_check(ends), _learnt._starts_check(ends.clip(2.95))
+    assert once.ok is None and once.value == 1.0 and "only one of 3" in once.advice
+    assert twice.ok and twice.advice == ""
+    lost = _learnt._starts_check(np.array([3.0, np.nan]))
+    assert lost.ok is None and np.isinf(lost.value)
+
+
+def test_searches_are_told_of_where_there_are_several(exact):
+    assert "starts" in exact.check()
+    assert "starts" not in fit(regression, Y, pk.GPExact(starts=1)).check()
