@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from probkit.models._graph_program import GraphProgram
 
 _WRAPPED = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)
-#: Scales of a prior on the real line that make one unit of a search: it begins within two units,
-#: and its wall, 11.5 units out (`inference/gaussian/_problem`), is beyond four scales.
+#: Scales of a prior in the unconstrained space that make one unit of a search: it begins within two
+#: units, and its wall, 11.5 units out (`inference/gaussian/_problem`), is beyond four scales.
 _UNIT = 0.4
 _REAL = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
+
+
+def _scale(d: Any) -> Any:
+    """The scale of a prior that may be wide in the unconstrained space."""
+    if type(d) is dist.LogUniform:
+        return (np.log(d.high) - np.log(d.low)) / 12**0.5
+    return d.scale if type(d) in _REAL else 0.0
 
 
 def _left(d: Any) -> Any:
@@ -103,14 +110,14 @@ def _flat(centre: np.ndarray, unit: np.ndarray, shape: tuple[int, ...]) -> tuple
     return tuple(both) if np.all(np.isfinite(both)) else _flat(*_UNKNOWN, shape)
 
 
-def _read(d: Any) -> tuple[np.ndarray, np.ndarray]:
+def _read(d: Any) -> tuple[np.ndarray, ...]:
     while isinstance(d, _WRAPPED):
         d = d.base_dist
     for kinds, centre in _CENTRES.items():
         if type(d) in kinds:
             try:
-                unit = np.maximum(_UNIT * np.asarray(d.scale), 1.0) if type(d) in _REAL else 1.0
-                return np.asarray(centre(d), dtype=float), np.asarray(unit, dtype=float)
+                both = (centre(d), np.maximum(_UNIT * np.asarray(_scale(d)), 1.0))
+                return tuple(np.asarray(x, dtype=float) for x in both)
             except (jax.errors.TracerArrayConversionError, AttributeError, TypeError, ValueError):
                 break
     return _UNKNOWN

@@ -165,9 +165,11 @@ def simulated(
 
     lead = p._drawn.unconstrained.shape[:2]
     rows = {**held, "__index__": np.zeros((lead[0] * lead[1], 1), np.float32)}
+    alike = _alike(p, target, held)
+    rows = {k: v for k, v in rows.items() if k not in (alike or {})}
     size = sum(int(np.prod(program.sites[k].shape)) for k in wanted if k in program.sites)
     name = f"simulate:{_names(held)}:{','.join(wanted)}"
-    out = map_draws(target, name, fn, rows, key, size=size)
+    out = map_draws(target, name, fn, rows, key, size=size, shared=alike)
     return {k: v.reshape(lead + v.shape[1:]) for k, v in out.items()}
 
 
@@ -219,9 +221,11 @@ def log_predictive(
         return program.score(key, {k: row[k] for k in held}, arrays)
 
     rows = {**held, "__index__": np.zeros((_count(p), 1), np.float32)}
+    alike = _alike(p, target, held)
+    rows = {k: v for k, v in rows.items() if k not in (alike or {})}
     size = sum(int(np.prod(s.shape)) for s in program.sites.values() if s.kind == "observed")
     name = f"score:{_names(held)}"
-    terms = map_draws(target, name, fn, rows, p._stream(2000 + seed), size=size)
+    terms = map_draws(target, name, fn, rows, p._stream(2000 + seed), size=size, shared=alike)
     latent = {k for k, s in p.target.sites.items() if s.kind in HELD}
     averaged = {
         k: logsumexp(v, axis=0) - np.log(v.shape[0]) for k, v in terms.items() if k not in latent
@@ -273,6 +277,20 @@ def _same_sites(old: Target, new: Target, before: Mapping, after: Mapping) -> bo
         np.array_equal(np.asarray(old.coords.get(d, ())), np.asarray(new.coords.get(d, ())))
         for d in dims
     )
+
+
+def _alike(p: Posterior, target: Target, held: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    """What all draws of an approximation have alike, where that is all that a process depends on.
+
+    Hyperparameters at a point: the covariance of new rows is then factorised once, not once a draw.
+    """
+    processes = target.arrays.get("process", {})
+    rest = {k: v for k, v in held.items() if k not in processes}
+    if not processes or p.approximation is None or any(isinstance(v, tuple) for v in rest.values()):
+        return None
+    if all(len(v) and np.array_equal(v, np.broadcast_to(v[:1], v.shape)) for v in rest.values()):
+        return {k: v[0] for k, v in rest.items()}
+    return None
 
 
 def _names(held: Mapping[str, Any]) -> str:

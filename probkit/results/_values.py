@@ -28,6 +28,7 @@ def map_draws(
     *,
     size: int = 0,
     variant: Hashable = None,
+    shared: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """``fn(key, row, arrays)`` for every row of a tree of arrays with a common leading axis.
 
@@ -39,24 +40,32 @@ def map_draws(
         key: raw key data; row ``i`` gets ``fold_in(key, i)``.
         size: largest number of array elements of one row's result, where it is known.
         variant: what ``fn`` depends on besides the name.
+        shared: entries that all rows have alike, without the leading axis: ``rows`` is a dictionary
+            then, ``fn`` is given both in one, and what depends on these alone is computed once a
+            block (the factor of a process' covariance, with its hyperparameters at a point).
     """
-    size = max(size, target.program.workspace(target.arrays))
+    if shared is None:
+        size = max(size, target.program.workspace(target.arrays))
     leaves = jax.tree.leaves(rows)
     count = int(leaves[0].shape[0])
     if not count:
         # No draws (a run that was stopped in its warm-up): names, shapes and dtypes all the same.
         one = jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), rows)
-        some = map_draws(target, name, fn, one, key, size=size, variant=variant)
+        some = map_draws(target, name, fn, one, key, size=size, variant=variant, shared=shared)
         return jax.tree.map(lambda x: x[:0], some)
     block = _block(count, max([size, *(int(x[0].size) for x in leaves)]))
 
     in_turn = target.program.in_turn()
 
-    def over_block(data: Any, start: Any, part: Any, arrays: dict) -> Any:
+    def over_block(data: Any, start: Any, part: Any, alike: Any, arrays: dict) -> Any:
         base = wrap_key(data)
         index = start + np.arange(block, dtype=np.uint32)
-        one = lambda i, row: fn(jax.random.fold_in(base, i), row, arrays)  # noqa: E731
-        if in_turn:
+
+        def one(i: Any, row: Any) -> Any:
+            whole = row if alike is None else {**row, **alike}
+            return fn(jax.random.fold_in(base, i), whole, arrays)
+
+        if in_turn and alike is None:
             return jax.lax.map(lambda pair: one(*pair), (index, part))
         return jax.vmap(one)(index, part)
 
@@ -64,7 +73,7 @@ def map_draws(
     with precision(target):
         for begin in range(0, count, block):
             part = jax.tree.map(lambda x, b=begin: _padded(x[b : b + block], block), rows)
-            args = (key, np.uint32(begin), part, target.arrays)
+            args = (key, np.uint32(begin), part, shared, target.arrays)
             program = compiled(target.program, name, (block, variant), over_block, args)
             result = jax.tree.map(np.asarray, program(*args))
             left = min(block, count - begin)
