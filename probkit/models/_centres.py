@@ -68,7 +68,8 @@ _CENTRES: Mapping[Any, Callable[[Any], Any]] = {
     (dist.TwoSidedTruncatedDistribution,): _within,
     (dist.LogUniform,): lambda d: _between(d.low, d.high, np.sqrt(d.low) * np.sqrt(d.high)),
 }
-_UNKNOWN = (np.zeros(()), np.ones(()))
+_Pair = tuple[np.ndarray, np.ndarray]
+_UNKNOWN: _Pair = (np.zeros(()), np.ones(()))
 
 
 def whereabouts(
@@ -83,7 +84,7 @@ def whereabouts(
     Returns:
         About the medians, and units that tell how far from there is far, both ``(d,)``.
     """
-    found = dict.fromkeys(shapes, _UNKNOWN)
+    found: dict[str, _Pair] = dict.fromkeys(shapes, _UNKNOWN)
 
     def look() -> int:
         for name in shapes:
@@ -110,14 +111,14 @@ def _flat(centre: np.ndarray, unit: np.ndarray, shape: tuple[int, ...]) -> tuple
     return tuple(both) if np.all(np.isfinite(both)) else _flat(*_UNKNOWN, shape)
 
 
-def _read(d: Any) -> tuple[np.ndarray, ...]:
+def _read(d: Any) -> _Pair:
     while isinstance(d, _WRAPPED):
         d = d.base_dist
     for kinds, centre in _CENTRES.items():
         if type(d) in kinds:
             try:
-                both = (centre(d), np.maximum(_UNIT * np.asarray(_scale(d)), 1.0))
-                return tuple(np.asarray(x, dtype=float) for x in both)
+                unit = np.maximum(_UNIT * np.asarray(_scale(d)), 1.0)
+                return np.asarray(centre(d), dtype=float), np.asarray(unit)
             except (jax.errors.TracerArrayConversionError, AttributeError, TypeError, ValueError):
                 break
     return _UNKNOWN
