@@ -289,7 +289,7 @@ def _alike(p: Posterior, target: Target, held: Mapping[str, Any]) -> dict[str, n
     if not processes or p.approximation is None or any(isinstance(v, tuple) for v in rest.values()):
         return None
     if all(len(v) and np.array_equal(v, np.broadcast_to(v[:1], v.shape)) for v in rest.values()):
-        return {k: v[0] for k, v in rest.items()}
+        return {k: np.asarray(v[0]) for k, v in rest.items()}
     return None
 
 

@@ -8,8 +8,9 @@ import pytest
 import scipy.stats
 
 import probkit as pk
-from probkit.core import Approximation
+from probkit.core import Approximation, Status
 from probkit.core._trees import in_precision
+from probkit.results import _predict
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-3, 3, size=40)
@@ -132,3 +133,31 @@ def test_a_target_to_score_has_the_latent(exact):
     new = rebind(data, coords=None, like=exact.target, scored=True)
     with in_precision(new.dtype):
         assert new.gaussian_latent.rows_apart(new.arrays)
+
+
+def test_draws_at_new_rows_share_one_factor():
+    """Hyperparameters at a point: the joint normal of new rows, far fewer factors than draws."""
+    posterior = fit(regression, Y, pk.GPExact(draws=4000, starts=1))
+    new = np.array([-1.0, -0.9, 0.7, 3.4])
+    held = _predict.held_values(posterior, _predict.rebound(posterior, {"x": new}, None))
+    alike = _predict._alike(posterior, _predict.rebound(posterior, {"x": new}, None), held)
+    assert set(alike) == {"sd", "length", "noise"}
+    f = posterior.predict({"x": new})["predictions"]["f"].values[0]
+    sd, length, noise = np.exp(posterior.approximation.stats["theta"])
+    k = lambda a, b: sd**2 * np.exp(-0.5 * ((a[:, None] - b) / length) ** 2)  # noqa: E731
+    gain = np.linalg.solve(k(X, X) + noise**2 * np.eye(40), k(X, new)).T
+    cov = k(new, new) - gain @ k(X, new)
+    sds = np.sqrt(np.diag(cov))
+    assert np.all(np.abs(f.mean(0) - gain @ Y) < 5 * sds / np.sqrt(4000))
+    # An entry of a sample covariance has a standard error below sqrt(2 / n) in units of the sds.
+    assert np.all(np.abs(np.cov(f.T) - cov) < 5 * np.outer(sds, sds) * np.sqrt(2 / 4000))
+
+
+def test_draws_of_hyperparameters_have_factors_of_their_own():
+    posterior = fit(regression, Y, pk.NUTS(50, warmup=50, chains=1))
+    target = _predict.rebound(posterior, {"x": NEW}, None)
+    assert _predict._alike(posterior, target, _predict.held_values(posterior, target)) is None
+
+
+def test_a_time_limit_does_not_cut_off_what_is_done():
+    assert fit(regression, Y, pk.GPExact(starts=1), time_limit=1e-6).status is Status.OK
