@@ -281,7 +281,7 @@ class _Driver:
                 elapsed = max(time.perf_counter() - before, 1e-6)
                 n = int(np.clip(n * _CHUNK_SECONDS / elapsed, 1, min(4 * n, self.capacity)))
                 self._judge(done, codes)
-                self._call(fresh, time.perf_counter() - begin, total, done)
+                self._call(fresh, time.perf_counter() - begin, total)
                 if done:
                     break
         except KeyboardInterrupt:
@@ -322,8 +322,7 @@ class _Driver:
         self._at = (self.t + taken, state)
         return fresh
 
-    def _call(self, fresh: dict[str, np.ndarray], seconds: float, total: int, done: bool) -> None:
-        done = done or self.t >= total
+    def _call(self, fresh: dict[str, np.ndarray], seconds: float, total: int) -> None:
         told = Progressed(
             self.t,
             total,
@@ -331,12 +330,11 @@ class _Driver:
             seconds,
             fresh,
             self._snapshot,
-            done=done or not self.status.ok,
+            done=self.t >= total or not self.status.ok,
         )
         for callback in self.callbacks:
             verdict = callback(told)
-            # (What is done already cannot be cut off.)
-            if verdict is not None and self.status.ok and not done:
+            if verdict is not None and self.status.ok and self.t < total:
                 self.status = verdict
                 told.done = True
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 import probkit as pk
-from probkit.core import Approximation, Status
+from probkit.core import Approximation
 from probkit.core._trees import in_precision
 from probkit.results import _predict
 
@@ -157,7 +157,3 @@ def test_draws_of_hyperparameters_have_factors_of_their_own():
     posterior = fit(regression, Y, pk.NUTS(50, warmup=50, chains=1))
     target = _predict.rebound(posterior, {"x": NEW}, None)
     assert _predict._alike(posterior, target, _predict.held_values(posterior, target)) is None
-
-
-def test_a_time_limit_does_not_cut_off_what_is_done():
-    assert fit(regression, Y, pk.GPExact(starts=1), time_limit=1e-6).status is Status.OK
