@@ -51,6 +51,18 @@ def summit(fn: Callable[[Array], Array], candidates: Array) -> Summit:
 
     The identity where nothing finite is found.
     """
+    return _climbed(fn, candidates)[0]
+
+
+def highest_of(fn: Callable[[Array], Array], sets: Array) -> Summit:
+    """The highest of several `summit`s, one for each of ``sets``, ``(searches, count, d)``."""
+    found, depths = jax.lax.map(lambda candidates: _climbed(fn, candidates), sets)
+    best = jnp.argmin(depths)
+    return jax.tree.map(lambda x: x[best], found)
+
+
+def _climbed(fn: Callable[[Array], Array], candidates: Array) -> tuple[Summit, Array]:
+    """A summit, and how deep below zero it lies (infinite where nothing finite is found)."""
     d, dtype = candidates.shape[1], candidates.dtype
     both = jax.value_and_grad(lambda z: -fn(z))
 
@@ -78,7 +90,8 @@ def summit(fn: Callable[[Array], Array], candidates: Array) -> Summit:
     found = Summit(at.x, (along * width) @ along.T, jnp.sum(jnp.log(width)))
     fine = jnp.all(jnp.isfinite(found.centre)) & jnp.all(jnp.isfinite(found.scale))
     fine &= jnp.isfinite(at.value)
-    return jax.tree.map(lambda a, b: jnp.where(fine, a, b), found, plain(d, dtype))
+    whole = jax.tree.map(lambda a, b: jnp.where(fine, a, b), found, plain(d, dtype))
+    return whole, jnp.where(fine, at.value, jnp.inf)
 
 
 def curved(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
