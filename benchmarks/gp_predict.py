@@ -56,7 +56,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(0.0, 10.0, size=60)
     ours, peer = fitted(x, np.sin(2.0 * x) + 0.2 * rng.normal(size=60))
-    took: dict[int, dict[str, float]] = {}
+    took: dict[str, dict[str, float]] = {}
     for rows in args.rows:
         new = np.linspace(0.0, 10.0, rows)
         clock = time.process_time()
@@ -68,7 +68,7 @@ def main() -> None:
         clock = time.process_time()
         theirs = peer.sample_y(new[:, None] + 1e-3, 500, random_state=0)
         other = time.process_time() - clock
-        took[rows] = {"first": first, "again": again, "sklearn": other}
+        took[str(rows)] = {"first": first, "again": again, "sklearn": other}
         gap = float(np.max(np.abs(f.mean(0) - theirs.mean(1)) / theirs.std(1)))
         c.line(f"{rows} rows: CPU s, first call", first)
         c.line(f"{rows} rows: CPU s, again", again)
