@@ -29,7 +29,30 @@ if TYPE_CHECKING:
     from probkit.core._target import Target
 
 
-class GaussianLatent(abc.ABC):
+class Hyperparameters:
+    """Where the prior has the hyperparameters ``theta``: what both capabilities share."""
+
+    theta: Flat
+    _whereabouts: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def centre(self) -> np.ndarray:
+        """About where the prior has ``theta``, ``(theta.size,)``: searches begin around it.
+
+        Zeros where that is not known.
+        """
+        return np.zeros(self.theta.size) if self._whereabouts is None else self._whereabouts[0]
+
+    @property
+    def spread(self) -> np.ndarray:
+        """The unit that searches measure ``theta`` in, ``(theta.size,)``: wider for wide priors.
+
+        Ones where that is not known.
+        """
+        return np.ones(self.theta.size) if self._whereabouts is None else self._whereabouts[1]
+
+
+class GaussianLatent(Hyperparameters, abc.ABC):
     """What is known of the Gaussian vector of a model. Hashed by identity; kept by a Program.
 
     Attributes:
@@ -46,22 +69,6 @@ class GaussianLatent(abc.ABC):
     theta: Flat
 
     # -- the prior --------------------------------------------------------------------------
-
-    @property
-    def centre(self) -> np.ndarray:
-        """About where the prior has ``theta``, ``(theta.size,)``: searches begin around it.
-
-        Zeros where that is not known.
-        """
-        return np.zeros(self.theta.size)
-
-    @property
-    def spread(self) -> np.ndarray:
-        """The unit that searches measure ``theta`` in, ``(theta.size,)``: wider for wide priors.
-
-        Ones where that is not known.
-        """
-        return np.ones(self.theta.size)
 
     @abc.abstractmethod
     def log_prior(self, theta: Array, arrays: dict) -> Array:

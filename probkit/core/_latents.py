@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import abc
 
-import numpy as np
 from jaxtyping import Array
 
+from probkit.core._latent import Hyperparameters
 from probkit.core._trees import Flat
 
 
-class GaussianLatents(abc.ABC):
+class GaussianLatents(Hyperparameters, abc.ABC):
     """What is known of the Gaussian vectors of a model. Hashed by identity; kept by a Program.
 
     Attributes:
@@ -41,22 +41,6 @@ class GaussianLatents(abc.ABC):
         return "', '".join(self.names)
 
     # -- the prior --------------------------------------------------------------------------
-
-    @property
-    def centre(self) -> np.ndarray:
-        """About where the prior has ``theta``, ``(theta.size,)``: searches begin around it.
-
-        Zeros where that is not known.
-        """
-        return np.zeros(self.theta.size)
-
-    @property
-    def spread(self) -> np.ndarray:
-        """The unit that searches measure ``theta`` in, ``(theta.size,)``: wider for wide priors.
-
-        Ones where that is not known.
-        """
-        return np.ones(self.theta.size)
 
     @abc.abstractmethod
     def log_prior(self, theta: Array, arrays: dict) -> Array:

@@ -55,7 +55,7 @@ class GraphLatent(GaussianLatent):
         self.size = program.facts[self.name].shape[0]
         self.dim = program.facts[self.name].dims[0]
         self.theta = Flat({k: s for k, s in program.shapes.items() if k != self.name})
-        self._centre, self._spread = whereabouts(program, self.theta.shapes)
+        self._whereabouts = whereabouts(program, self.theta.shapes)
         inside = reaches([self.name], program.nodes, program.plan.observed)
         self.inside = tuple(k for k in program.nodes if k in inside)
         self.observed = tuple(k for k in self.inside if k in likelihoods(program))
@@ -90,14 +90,6 @@ class GraphLatent(GaussianLatent):
         return self.program.arguments(self.name, self._values(self.above, theta, view), view)
 
     # -- the prior --------------------------------------------------------------------------
-
-    @property
-    def centre(self) -> np.ndarray:
-        return self._centre
-
-    @property
-    def spread(self) -> np.ndarray:
-        return self._spread
 
     def log_prior(self, theta: Array, arrays: dict) -> Array:
         _, terms = self._walk(self.outside, theta, arrays, self.program.view(arrays))

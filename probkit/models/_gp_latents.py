@@ -60,7 +60,7 @@ class GraphLatents(GaussianLatents):
                     f"that are independent given the hyperparameters; {_ASIDE}"
                 )
         self.theta = Flat({k: s for k, s in program.shapes.items() if k not in found})
-        self._centre, self._spread = whereabouts(program, self.theta.shapes)
+        self._whereabouts = whereabouts(program, self.theta.shapes)
         inside = reaches(self.names, program.nodes, program.plan.observed)
         self.inside = tuple(k for k in program.nodes if k in inside)
         self.observed = tuple(k for k in self.inside if k in likelihoods(program))
@@ -78,14 +78,6 @@ class GraphLatents(GaussianLatents):
         return self
 
     # -- the prior --------------------------------------------------------------------------
-
-    @property
-    def centre(self) -> np.ndarray:
-        return self._centre
-
-    @property
-    def spread(self) -> np.ndarray:
-        return self._spread
 
     def _parents(self, name: str, theta: Array, arrays: dict) -> dict[str, Any]:
         """The values of one process' own parents."""
